@@ -4,7 +4,7 @@ pub mod config;
 pub mod parameters;
 
 pub use config::{
-    Activation, AttentionLayer, DecoderConfig, DenseFfn, ExpertFfn, Family, Ffn, Layer, Position,
-    Rope, RopeScaling, Router,
+    Activation, AttentionLayer, DecoderConfig, DenseFfn, ExpertFfn, Family, Ffn, Layer, Position, Rope, RopeScaling,
+    Router,
 };
 pub use parameters::{Parameter, ParameterId, ParameterTable, Role};
