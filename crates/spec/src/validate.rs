@@ -1,6 +1,6 @@
 //! Which decoders are possible at all: the checks that every source of a config shares.
 
-use crate::config::{DecoderConfig, DenseFfn, Ffn, Position, RopeScaling};
+use crate::config::{Activation, DecoderConfig, DenseFfn, Ffn, Position, RopeScaling};
 use thiserror::Error;
 
 /// A decoder that cannot be. Fields have the names of `config.json`.
@@ -229,7 +229,6 @@ impl DecoderConfig {
 
 /// Checks a layer's feed-forward half and returns how many experts it holds.
 fn validate_ffn(ffn: &Ffn) -> Result<usize, InvalidConfig> {
-    let network = |ffn: &DenseFfn| size("intermediate_size", ffn.ffn_size, limits::FFN);
     let moe = match ffn {
         Ffn::Dense(dense) => return network(dense).map(|()| 0),
         Ffn::Experts(moe) => moe,
@@ -247,4 +246,15 @@ fn validate_ffn(ffn: &Ffn) -> Result<usize, InvalidConfig> {
         });
     }
     Ok(moe.experts)
+}
+
+fn network(ffn: &DenseFfn) -> Result<(), InvalidConfig> {
+    size("intermediate_size", ffn.ffn_size, limits::FFN)?;
+    match ffn.activation {
+        Activation::SwiGlu => Ok(()),
+        Activation::ClampedSwiGlu { alpha, limit } => {
+            above("swiglu_alpha", alpha, 0.0)?;
+            above("swiglu_limit", limit, 0.0)
+        }
+    }
 }

@@ -277,7 +277,9 @@ impl<'a> Keys<'a> {
 fn is_neutral(value: &Value, neutral: &str) -> bool {
     let number = neutral.parse::<f64>().ok();
     let same_number = number.is_some() && number == value.as_f64();
-    value.is_null() || value.to_string() == neutral || same_number
+    value.is_null()
+        || serde_json::from_str(neutral).is_ok_and(|n: Value| n == *value)
+        || same_number
 }
 
 /// A value for a message, cut where it is long.

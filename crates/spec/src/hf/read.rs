@@ -102,7 +102,6 @@ impl Defaults {
                 experts: 128,
                 top_k: 4,
                 attention_bias: true,
-                ..llama
             },
         }
     }
