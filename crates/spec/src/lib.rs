@@ -8,8 +8,8 @@ pub mod rope;
 pub mod validate;
 
 pub use config::{
-    Activation, AttentionLayer, DecoderConfig, DenseFfn, ExpertFfn, Family, Ffn, Layer, Position,
-    Rope, RopeScaling, Router,
+    Activation, AttentionLayer, DecoderConfig, DenseFfn, ExpertFfn, Family, Ffn, Layer, Position, Rope, RopeScaling,
+    Router,
 };
 pub use count::{LayerCount, ParameterCount};
 pub use hf::{HfConfig, HfError, Quantisation, WeightFormat};
