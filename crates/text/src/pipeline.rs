@@ -12,8 +12,8 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::normalizer::Range as Offsets;
 use tokenizers::tokenizer::pre_tokenizer::Split;
 use tokenizers::{
-    Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetType,
-    PreTokenizedString, PreTokenizer, PreTokenizerWrapper, Token,
+    Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetType, PreTokenizedString,
+    PreTokenizer, PreTokenizerWrapper, Token,
 };
 
 use crate::document::{AddedToken, Bpe, Document, Merge};

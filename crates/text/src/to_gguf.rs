@@ -229,7 +229,9 @@ fn scores(gguf: &GgufVocabulary, model: &Bpe) -> Result<Vec<f32>> {
     while rank < merges.len() {
         let joined = [merges[rank].0, merges[rank].1].concat();
         let Some((&token, &id)) = ids.get_key_value(joined.as_str()) else {
-            return refuse(format!("its merges lead to `{joined}`, which no text may become"));
+            return refuse(format!(
+                "its merges lead to `{joined}`, which no text may become"
+            ));
         };
         let expected = splits(token, |part| ids.get(part).copied());
         let end = merges.len().min(rank + expected.len().max(1));
@@ -237,7 +239,9 @@ fn scores(gguf: &GgufVocabulary, model: &Bpe) -> Result<Vec<f32>> {
         group.sort_by_key(|(left, right)| (ids.get(left), ids.get(right)));
         let score = &mut scores[id as usize];
         if expected != group || *score != f32::NEG_INFINITY {
-            return refuse(format!("its merges to `{token}` are not all that scores would allow"));
+            return refuse(format!(
+                "its merges to `{token}` are not all that scores would allow"
+            ));
         }
         *score = -(rank as f32);
         rank = end;

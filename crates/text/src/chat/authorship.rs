@@ -1,12 +1,15 @@
 //! Who wrote which character of a rendered chat.
 //!
 //! A marker counts only if the template wrote all of it. To find out, the messages are rendered a second time
-//! with two spare characters around every character of theirs: what comes out tagged is theirs, whatever the
-//! template did with it (trimmed, cut, joined, in whatever order). If the tags change what the template does,
-//! because it looks into the messages, fewer characters are tagged and it is tried again: first those with
-//! which a special token could begin or end at the edge of a text, then those of special tokens spelt out.
+//! with every character of theirs replaced by a stand-in, one that occurs nowhere else: what comes out as a
+//! stand-in is theirs, whatever the template did with it (trimmed, cut, joined, in whatever order).
+//!
+//! If the template looks into the messages, the stand-ins may change what it does. Then fewer characters are
+//! replaced and it is tried again: first those with which a special token could begin or end at the edge of a
+//! text, then those of special tokens spelt out. That is less certain, so then only those special tokens
+//! count that the template's source can have written.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -14,7 +17,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// How much is tagged.
+/// How much is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
     /// Every character but whitespace.
@@ -67,11 +70,10 @@ pub(super) struct Guard {
     search: AhoCorasick,
 }
 
-/// The two spare characters.
-#[derive(Clone, Copy)]
-pub(super) struct Tags {
-    open: char,
-    close: char,
+/// Characters that stand in for those of the messages.
+pub(super) struct StandIns {
+    of: HashMap<char, char>,
+    behind: HashMap<char, char>,
 }
 
 impl Guard {
@@ -87,24 +89,30 @@ impl Guard {
         Ok(Self { specials, search })
     }
 
-    /// The same value with the texts in it tagged.
-    pub fn tag(&self, value: &Value, extent: Extent, tags: Tags) -> Value {
+    /// The same value with the texts in it replaced.
+    pub fn replace(&self, value: &Value, extent: Extent, stand_ins: &StandIns) -> Value {
         match value {
-            Value::String(text) => self.tag_text(text, extent, tags).into(),
+            Value::String(text) => self.replace_text(text, extent, stand_ins).into(),
             Value::Array(items) => items
                 .iter()
-                .map(|item| self.tag(item, extent, tags))
+                .map(|item| self.replace(item, extent, stand_ins))
                 .collect(),
             Value::Object(map) => map
                 .iter()
-                .map(|(key, item)| self.tag_entry(key, item, extent, tags))
+                .map(|(key, item)| self.replace_entry(key, item, extent, stand_ins))
                 .collect(),
             other => other.clone(),
         }
     }
 
-    /// Templates look fields up by their keys, so of those only the dangerous parts are tagged.
-    fn tag_entry(&self, key: &str, item: &Value, extent: Extent, tags: Tags) -> (String, Value) {
+    /// Templates look fields up by their keys, so of those only the dangerous parts are replaced.
+    fn replace_entry(
+        &self,
+        key: &str,
+        item: &Value,
+        extent: Extent,
+        stand_ins: &StandIns,
+    ) -> (String, Value) {
         let is_chosen = match (key, item.as_str()) {
             ("role", Some(role)) => ROLES.contains(&role),
             ("type", Some(kind)) => KINDS.contains(&kind),
@@ -113,12 +121,12 @@ impl Guard {
         let item = if is_chosen {
             item.clone()
         } else {
-            self.tag(item, extent, tags)
+            self.replace(item, extent, stand_ins)
         };
-        (self.tag_text(key, Extent::Tokens, tags), item)
+        (self.replace_text(key, Extent::Tokens, stand_ins), item)
     }
 
-    fn tag_text(&self, text: &str, extent: Extent, tags: Tags) -> String {
+    fn replace_text(&self, text: &str, extent: Extent, stand_ins: &StandIns) -> String {
         let mut parts: Vec<Range<usize>> = Vec::new();
         if extent == Extent::Everything {
             parts.push(0..text.len());
@@ -134,16 +142,54 @@ impl Guard {
         }
         parts.sort_by_key(|part| part.start);
         let mut parts = parts.into_iter().peekable();
-        let mut tagged = String::with_capacity(text.len());
-        for (at, c) in text.char_indices() {
+        let replace = |(at, c): (usize, char)| {
             while parts.next_if(|part| part.end <= at).is_some() {}
-            if parts.peek().is_some_and(|part| part.start <= at) && !c.is_whitespace() {
-                tagged.extend([tags.open, c, tags.close]);
-            } else {
-                tagged.push(c);
-            }
-        }
-        tagged
+            let is_part = parts.peek().is_some_and(|part| part.start <= at);
+            stand_ins
+                .of
+                .get(&c)
+                .filter(|_| is_part)
+                .copied()
+                .unwrap_or(c)
+        };
+        text.char_indices().map(replace).collect()
+    }
+
+    /// Takes trust from the special tokens that `source` does not spell out, nor builds from a role.
+    pub fn distrust(
+        &self,
+        text: &str,
+        trusted: Vec<Range<usize>>,
+        source: &str,
+    ) -> Vec<Range<usize>> {
+        let source = source.to_ascii_lowercase();
+        let builds = |special: &str, role: &str| {
+            let around = special.split_once(role);
+            around.is_some_and(|(before, after)| source.contains(before) && source.contains(after))
+        };
+        let is_written = |special: &String| {
+            source.contains(special) || ROLES.iter().any(|role| builds(special, role))
+        };
+        let written: Vec<bool> = self.specials.iter().map(is_written).collect();
+        let unwritten = self
+            .search
+            .find_overlapping_iter(text)
+            .filter(|hit| !written[hit.pattern()]);
+        let mut cuts: Vec<usize> = unwritten
+            .map(|hit| text.ceil_char_boundary(hit.start() + 1))
+            .collect();
+        cuts.sort_unstable();
+        let cut = |range: Range<usize>| {
+            let inside = &cuts[cuts.partition_point(|&cut| cut <= range.start)..];
+            let inside = inside.iter().copied().take_while(|&cut| cut < range.end);
+            let ends: Vec<usize> = inside.chain([range.end]).collect();
+            let starts = std::iter::once(range.start).chain(ends.clone());
+            starts
+                .zip(ends)
+                .map(|(start, end)| start..end)
+                .collect::<Vec<_>>()
+        };
+        trusted.into_iter().flat_map(cut).collect()
     }
 
     /// Where the text, but for the spaces around it, ends like a special token begins, or the other way round,
@@ -172,43 +218,39 @@ impl Guard {
     }
 }
 
-impl Tags {
-    /// Two characters that none of the texts has.
-    pub fn unused_in<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Self> {
-        let spare = || {
-            ('\u{FDD0}'..='\u{FDEF}')
-                .chain('\u{F0000}'..='\u{FFFFD}')
-                .chain('\u{100000}'..='\u{10FFFD}')
-        };
-        let is_spare = |c: &char| matches!(c, '\u{FDD0}'..='\u{FDEF}' | '\u{F0000}'..='\u{10FFFF}');
-        let used: HashSet<char> = texts.flat_map(str::chars).filter(is_spare).collect();
-        let mut unused = spare().filter(|c| !used.contains(c));
-        match (unused.next(), unused.next()) {
-            (Some(open), Some(close)) => Ok(Self { open, close }),
-            _ => Err(Error::NoSpareCharacter),
+impl StandIns {
+    /// Stand-ins for all characters of `theirs` but whitespace; `others` are the remaining texts of the chat.
+    pub fn new<'a>(theirs: &[&str], others: impl Iterator<Item = &'a str>) -> Result<Self> {
+        let replaced: HashSet<char> = theirs
+            .iter()
+            .flat_map(|text| text.chars())
+            .filter(|c| !c.is_whitespace())
+            .collect();
+        let others: HashSet<char> = others.flat_map(str::chars).collect();
+        let private = ('\u{E000}'..='\u{F8FF}')
+            .chain('\u{F0000}'..='\u{FFFFD}')
+            .chain('\u{100000}'..='\u{10FFFD}');
+        let spare = private.filter(|c| !replaced.contains(c) && !others.contains(c));
+        let of: HashMap<char, char> = replaced.iter().copied().zip(spare).collect();
+        if of.len() < replaced.len() {
+            return Err(Error::NoSpareCharacter);
         }
+        let behind = of.iter().map(|(c, stand_in)| (*stand_in, *c)).collect();
+        Ok(Self { of, behind })
     }
 
-    /// The text without the tags, and the ranges that the template wrote.
-    pub fn remove(self, tagged: &str) -> (String, Vec<Range<usize>>) {
-        let mut text = String::with_capacity(tagged.len());
+    /// The text with the characters back in place, and the ranges of it that the template wrote.
+    pub fn restore(&self, rendered: &str) -> (String, Vec<Range<usize>>) {
+        let mut text = String::with_capacity(rendered.len());
         let mut trusted: Vec<Range<usize>> = Vec::new();
-        let mut chars = tagged.chars().peekable();
-        let mut after_open = false;
-        while let Some(c) = chars.next() {
-            if c == self.open || c == self.close {
-                after_open = c == self.open;
-                continue;
-            }
-            // One tag is enough: a template that cuts a text may have lost the other.
-            let is_theirs = after_open || chars.peek() == Some(&self.close);
-            after_open = false;
-            let range = text.len()..text.len() + c.len_utf8();
-            text.push(c);
+        for c in rendered.chars() {
+            let start = text.len();
+            let theirs = self.behind.get(&c);
+            text.push(*theirs.unwrap_or(&c));
             match trusted.last_mut() {
-                _ if is_theirs => {}
-                Some(last) if last.end == range.start => last.end = range.end,
-                _ => trusted.push(range),
+                _ if theirs.is_some() => {}
+                Some(last) if last.end == start => last.end = text.len(),
+                _ => trusted.push(start..text.len()),
             }
         }
         (text, trusted)

@@ -8,7 +8,7 @@ use minijinja::{Environment, ErrorKind, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-use super::authorship::{Extent, Guard, Tags, texts};
+use super::authorship::{Extent, Guard, StandIns, texts};
 use super::python;
 use super::sources::{DEFAULT, TemplateSources};
 use super::time::CivilTime;
@@ -124,27 +124,50 @@ impl ChatTemplate {
         let name = self.choose(request)?;
         let given = given(request)?;
         let plain = self.run(name, &given, request.now)?;
-        let templates = self.sources.0.iter().map(|(_, source)| source.as_str());
-        let named = self.named.values().map(String::as_str);
-        let tags = Tags::unused_in(texts(&given).into_iter().chain(templates).chain(named))?;
-        for extent in Extent::ALL {
-            let tagged = self.run(name, &self.tag(&given, extent, tags), request.now);
-            if tagged.is_err() && extent != Extent::Tokens {
+        let source = self.source_with_tokens(name);
+        let stand_ins = StandIns::new(&texts(&given), std::iter::once(source.as_str()))?;
+        let mut attempts = Extent::ALL.into_iter();
+        loop {
+            let extent = attempts.next().unwrap_or(Extent::Tokens);
+            let is_last = extent == Extent::Tokens;
+            let rendered = self.run(name, &self.replace(&given, extent, &stand_ins), request.now);
+            if rendered.is_err() && !is_last {
                 continue;
             }
-            let (text, trusted) = tags.remove(&tagged?);
-            if text == plain || extent == Extent::Tokens {
-                return Ok(RenderedPrompt { text, trusted });
+            let (text, trusted) = stand_ins.restore(&rendered?);
+            if text != plain && !is_last {
+                continue;
             }
+            let is_certain = extent == Extent::Everything;
+            let trusted = if is_certain {
+                trusted
+            } else {
+                self.guard.distrust(&text, trusted, &source)
+            };
+            return Ok(RenderedPrompt { text, trusted });
         }
-        Err(Error::NoSpareCharacter)
     }
 
-    /// Tags what came from outside; the names of the variables did not.
-    fn tag(&self, given: &Json, extent: Extent, tags: Tags) -> Json {
+    /// The template's source, and the special tokens that it names, such as `bos_token`.
+    fn source_with_tokens(&self, name: &str) -> String {
+        let source = self
+            .sources
+            .0
+            .iter()
+            .find(|(other, _)| other == name)
+            .map_or("", |(_, source)| source);
+        let named = self
+            .named
+            .iter()
+            .filter(|(name, _)| source.contains(name.as_str()));
+        named.fold(source.to_string(), |text, (_, token)| text + "\n" + token)
+    }
+
+    /// Replaces what came from outside; the names of the variables did not.
+    fn replace(&self, given: &Json, extent: Extent, stand_ins: &StandIns) -> Json {
         let entries = given.as_object().into_iter().flatten();
         entries
-            .map(|(name, value)| (name.clone(), self.guard.tag(value, extent, tags)))
+            .map(|(name, value)| (name.clone(), self.guard.replace(value, extent, stand_ins)))
             .collect()
     }
 
@@ -174,7 +197,9 @@ impl ChatTemplate {
                 .map(|(name, token)| (name.as_str(), Value::from(token.as_str()))),
         );
         let given = given.as_object().into_iter().flatten();
-        variables.extend(given.map(|(name, value)| (name.as_str(), Value::from(minijinja::value::Serde(value)))));
+        variables.extend(
+            given.map(|(name, value)| (name.as_str(), Value::from(minijinja::value::Serde(value)))),
+        );
         if let Some(now) = now {
             let strftime =
                 move |format: &str| now.format(format).map_err(|error| python::invalid(&error));
@@ -211,7 +236,10 @@ fn given(request: &ChatRequest) -> Result<Json> {
 
 /// The engine with the settings and functions of `transformers`.
 fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> {
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build()?;
     let mut environment = Environment::new();
     environment.set_syntax(syntax);
     environment.set_fuel(Some(FUEL));
