@@ -7,11 +7,11 @@
 mod checkpoint;
 mod encode;
 mod floats;
-pub mod gguf;
+mod gguf;
 mod mapped;
 mod matrix;
 mod placement;
-pub mod safetensors;
+mod safetensors;
 mod tensors;
 
 pub use checkpoint::{Checkpoint, Tokens};
