@@ -54,16 +54,8 @@ impl DecoderConfig {
         let mut attention = hidden + matrices;
         attention += if self.qkv_bias { q + 2 * kv } else { 0 };
         attention += if self.output_bias { hidden } else { 0 };
-        attention += if self.qk_norm {
-            2 * self.head_dim as u64
-        } else {
-            0
-        };
-        attention += if self.attention_sinks {
-            self.heads as u64
-        } else {
-            0
-        };
+        attention += if self.qk_norm { 2 * self.head_dim as u64 } else { 0 };
+        attention += if self.attention_sinks { self.heads as u64 } else { 0 };
 
         let network = |ffn: &DenseFfn| {
             let wide = ffn.ffn_size as u64;
@@ -83,11 +75,7 @@ impl DecoderConfig {
                 let router_matrix = experts * hidden;
                 let always = router_matrix + shared + if moe.router_bias { experts } else { 0 };
                 let visited = moe.top_k as u64;
-                (
-                    always + experts * one,
-                    always + visited * one,
-                    router_matrix + shared_matrices + visited * matrices,
-                )
+                (always + experts * one, always + visited * one, router_matrix + shared_matrices + visited * matrices)
             }
         };
         LayerCount {

@@ -61,10 +61,7 @@ impl Role {
     /// router, norms and biases never are.
     pub fn is_quantisable(self) -> bool {
         use Role::*;
-        matches!(
-            self,
-            QProj | KProj | VProj | OProj | Gate | Up | Down | Head
-        )
+        matches!(self, QProj | KProj | VProj | OProj | Gate | Up | Down | Head)
     }
 
     fn is_norm(self) -> bool {
@@ -100,29 +97,17 @@ pub struct ParameterId {
 impl ParameterId {
     /// A parameter outside the layers.
     pub fn global(role: Role) -> Self {
-        Self {
-            role,
-            layer: None,
-            expert: None,
-        }
+        Self { role, layer: None, expert: None }
     }
 
     /// A parameter of a layer that belongs to no expert.
     pub fn layer(role: Role, layer: usize) -> Self {
-        Self {
-            role,
-            layer: Some(layer),
-            expert: None,
-        }
+        Self { role, layer: Some(layer), expert: None }
     }
 
     /// A parameter of one expert.
     pub fn expert(role: Role, layer: usize, expert: usize) -> Self {
-        Self {
-            role,
-            layer: Some(layer),
-            expert: Some(expert),
-        }
+        Self { role, layer: Some(layer), expert: Some(expert) }
     }
 }
 
@@ -227,15 +212,7 @@ impl Parameter {
     /// Shape of the tensor that bears [`Parameter::name`] in an unquantised file.
     pub fn stored_shape(&self) -> Vec<usize> {
         match (self.view, self.shape.as_slice()) {
-            (
-                View::Stacked {
-                    experts,
-                    transposed: true,
-                    step,
-                    ..
-                },
-                [rows, cols],
-            ) => {
+            (View::Stacked { experts, transposed: true, step, .. }, [rows, cols]) => {
                 vec![experts, *cols, rows * step]
             }
             (View::Stacked { experts, step, .. }, [rows, rest @ ..]) => {
@@ -259,33 +236,18 @@ pub struct ParameterTable {
 impl ParameterTable {
     /// The table of a decoder. The config should have passed [`DecoderConfig::validate`], which bounds its size.
     pub fn new(config: &DecoderConfig) -> Self {
-        let mut builder = Builder {
-            config,
-            parameters: Vec::new(),
-        };
-        builder.global(
-            Role::Embedding,
-            &[config.vocab_size, config.hidden_size],
-            "model.embed_tokens.weight",
-        );
+        let mut builder = Builder { config, parameters: Vec::new() };
+        builder.global(Role::Embedding, &[config.vocab_size, config.hidden_size], "model.embed_tokens.weight");
         for (index, layer) in config.layers.iter().enumerate() {
             builder.attention(index);
             builder.ffn(index, layer);
         }
         builder.global(Role::FinalNorm, &[config.hidden_size], "model.norm.weight");
         if !config.tie_embeddings {
-            builder.global(
-                Role::Head,
-                &[config.vocab_size, config.hidden_size],
-                "lm_head.weight",
-            );
+            builder.global(Role::Head, &[config.vocab_size, config.hidden_size], "lm_head.weight");
         }
         let parameters = builder.parameters;
-        let index = parameters
-            .iter()
-            .enumerate()
-            .map(|(i, p)| (p.id, i))
-            .collect();
+        let index = parameters.iter().enumerate().map(|(i, p)| (p.id, i)).collect();
         Self { parameters, index }
     }
 
@@ -342,12 +304,7 @@ impl Builder<'_> {
     fn attention(&mut self, layer: usize) {
         let c = self.config;
         let (hidden, q, kv) = (c.hidden_size, c.q_size(), c.kv_size());
-        self.layer(
-            Role::AttentionNorm,
-            layer,
-            &[hidden],
-            "input_layernorm.weight",
-        );
+        self.layer(Role::AttentionNorm, layer, &[hidden], "input_layernorm.weight");
         let projections = [
             (Role::QProj, Role::QBias, q, hidden, c.qkv_bias, "q_proj"),
             (Role::KProj, Role::KBias, kv, hidden, c.qkv_bias, "k_proj"),
@@ -355,12 +312,7 @@ impl Builder<'_> {
             (Role::OProj, Role::OBias, hidden, q, c.output_bias, "o_proj"),
         ];
         for (weight, bias, rows, cols, has_bias, name) in projections {
-            self.layer(
-                weight,
-                layer,
-                &[rows, cols],
-                &format!("self_attn.{name}.weight"),
-            );
+            self.layer(weight, layer, &[rows, cols], &format!("self_attn.{name}.weight"));
             if has_bias {
                 self.layer(bias, layer, &[rows], &format!("self_attn.{name}.bias"));
             }
@@ -375,12 +327,7 @@ impl Builder<'_> {
     }
 
     fn ffn(&mut self, index: usize, layer: &Layer) {
-        self.layer(
-            Role::FfnNorm,
-            index,
-            &[self.config.hidden_size],
-            "post_attention_layernorm.weight",
-        );
+        self.layer(Role::FfnNorm, index, &[self.config.hidden_size], "post_attention_layernorm.weight");
         match &layer.ffn {
             Ffn::Dense(dense) => self.network(index, None, dense, "mlp.", DENSE_NAMES),
             Ffn::Experts(experts) => self.experts(index, experts),
@@ -394,19 +341,9 @@ impl Builder<'_> {
             Family::GptOss => "mlp.router",
             _ => "mlp.gate",
         };
-        self.layer(
-            Role::Router,
-            layer,
-            &[ffn.experts, hidden],
-            &format!("{router}.weight"),
-        );
+        self.layer(Role::Router, layer, &[ffn.experts, hidden], &format!("{router}.weight"));
         if ffn.router_bias {
-            self.layer(
-                Role::RouterBias,
-                layer,
-                &[ffn.experts],
-                &format!("{router}.bias"),
-            );
+            self.layer(Role::RouterBias, layer, &[ffn.experts], &format!("{router}.bias"));
         }
         for expert in 0..ffn.experts {
             match self.config.family {
@@ -427,14 +364,7 @@ impl Builder<'_> {
     }
 
     /// Gate, up and down of one network, each a tensor of its own.
-    fn network(
-        &mut self,
-        layer: usize,
-        expert: Option<usize>,
-        ffn: &DenseFfn,
-        prefix: &str,
-        names: [&str; 3],
-    ) {
+    fn network(&mut self, layer: usize, expert: Option<usize>, ffn: &DenseFfn, prefix: &str, names: [&str; 3]) {
         let (hidden, wide) = (self.config.hidden_size, ffn.ffn_size);
         let matrices = [
             (Role::Gate, Role::GateBias, wide, hidden),
@@ -442,18 +372,9 @@ impl Builder<'_> {
             (Role::Down, Role::DownBias, hidden, wide),
         ];
         for ((weight, bias, rows, cols), name) in matrices.into_iter().zip(names) {
-            let id = |role| ParameterId {
-                role,
-                layer: Some(layer),
-                expert,
-            };
+            let id = |role| ParameterId { role, layer: Some(layer), expert };
             let name = format!("model.layers.{layer}.{prefix}{name}");
-            self.push(
-                id(weight),
-                &[rows, cols],
-                format!("{name}.weight"),
-                View::Whole,
-            );
+            self.push(id(weight), &[rows, cols], format!("{name}.weight"), View::Whole);
             if ffn.bias {
                 self.push(id(bias), &[rows], format!("{name}.bias"), View::Whole);
             }
@@ -464,27 +385,13 @@ impl Builder<'_> {
     fn stacked_expert(&mut self, layer: usize, expert: usize, ffn: &ExpertFfn) {
         let (hidden, wide) = (self.config.hidden_size, ffn.expert.ffn_size);
         let matrices = [
-            (
-                Role::Gate,
-                Role::GateBias,
-                wide,
-                hidden,
-                "gate_up_proj",
-                0,
-                2,
-            ),
+            (Role::Gate, Role::GateBias, wide, hidden, "gate_up_proj", 0, 2),
             (Role::Up, Role::UpBias, wide, hidden, "gate_up_proj", 1, 2),
             (Role::Down, Role::DownBias, hidden, wide, "down_proj", 0, 1),
         ];
         for (weight, bias, rows, cols, name, start, step) in matrices {
             let name = format!("model.layers.{layer}.mlp.experts.{name}");
-            let view = |transposed| View::Stacked {
-                expert,
-                experts: ffn.experts,
-                transposed,
-                start,
-                step,
-            };
+            let view = |transposed| View::Stacked { expert, experts: ffn.experts, transposed, start, step };
             let id = |role| ParameterId::expert(role, layer, expert);
             self.push(id(weight), &[rows, cols], name.clone(), view(true));
             if ffn.expert.bias {
@@ -500,11 +407,7 @@ mod tests {
     use crate::config::*;
 
     fn dense(bias: bool) -> DenseFfn {
-        DenseFfn {
-            ffn_size: 6,
-            bias,
-            activation: Activation::SwiGlu,
-        }
+        DenseFfn { ffn_size: 6, bias, activation: Activation::SwiGlu }
     }
 
     fn config(family: Family) -> DecoderConfig {
@@ -516,10 +419,7 @@ mod tests {
             expert: dense(family == Family::GptOss),
             shared: None,
         };
-        let layer = |ffn| Layer {
-            attention: AttentionLayer { window: None },
-            ffn,
-        };
+        let layer = |ffn| Layer { attention: AttentionLayer { window: None }, ffn };
         DecoderConfig {
             family,
             vocab_size: 11,
@@ -567,13 +467,7 @@ mod tests {
     #[test]
     fn mixtral_names_its_experts_w1_w3_w2() {
         let table = ParameterTable::new(&config(Family::Mixtral));
-        let name = |role| {
-            table
-                .get(ParameterId::expert(role, 1, 0))
-                .unwrap()
-                .name
-                .clone()
-        };
+        let name = |role| table.get(ParameterId::expert(role, 1, 0)).unwrap().name.clone();
         let prefix = "model.layers.1.block_sparse_moe.experts.0";
         assert_eq!(name(Role::Gate), format!("{prefix}.w1.weight"));
         assert_eq!(name(Role::Up), format!("{prefix}.w3.weight"));

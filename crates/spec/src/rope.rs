@@ -18,10 +18,7 @@ impl Rope {
         match &self.scaling {
             RopeScaling::None => (plain(), 1.0),
             RopeScaling::Linear { factor } => (plain().iter().map(|f| f / factor).collect(), 1.0),
-            RopeScaling::Dynamic {
-                factor,
-                original_context,
-            } => {
+            RopeScaling::Dynamic { factor, original_context } => {
                 let base = dynamic_base(
                     f64::from(self.theta),
                     f64::from(*factor),
@@ -31,14 +28,7 @@ impl Rope {
                 );
                 (inverse(&powers(base, head_dim)), 1.0)
             }
-            RopeScaling::Yarn {
-                factor,
-                original_context,
-                beta_slow,
-                beta_fast,
-                truncate,
-                attention_factor,
-            } => {
+            RopeScaling::Yarn { factor, original_context, beta_slow, beta_fast, truncate, attention_factor } => {
                 let ramp = YarnRamp {
                     theta: f64::from(self.theta),
                     original_context: *original_context as f64,
@@ -49,12 +39,7 @@ impl Rope {
                 let powers = powers(f64::from(self.theta), head_dim);
                 (ramp.blend(&powers, head_dim, *factor), *attention_factor)
             }
-            RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_context,
-            } => {
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
                 let bands = Llama3Bands {
                     factor: *factor,
                     low: *low_freq_factor,
@@ -63,17 +48,8 @@ impl Rope {
                 };
                 (plain().into_iter().map(|f| bands.scale(f)).collect(), 1.0)
             }
-            RopeScaling::LongRope {
-                short_factor,
-                long_factor,
-                original_context,
-                attention_factor,
-            } => {
-                let divisors = if served_context > *original_context {
-                    long_factor
-                } else {
-                    short_factor
-                };
+            RopeScaling::LongRope { short_factor, long_factor, original_context, attention_factor } => {
+                let divisors = if served_context > *original_context { long_factor } else { short_factor };
                 let powers = powers(f64::from(self.theta), head_dim);
                 let frequencies = powers.iter().zip(divisors).map(|(p, d)| 1.0 / (d * p));
                 (frequencies.collect(), *attention_factor)
@@ -98,13 +74,7 @@ fn inverse(powers: &[f32]) -> Vec<f32> {
 }
 
 /// The base that NTK-aware scaling uses at a served context; never less than the original one's.
-fn dynamic_base(
-    theta: f64,
-    factor: f64,
-    original_context: usize,
-    served_context: usize,
-    head_dim: usize,
-) -> f64 {
+fn dynamic_base(theta: f64, factor: f64, original_context: usize, served_context: usize, head_dim: usize) -> f64 {
     let original = original_context as f64;
     let served = served_context.max(original_context) as f64;
     let dim = head_dim as f64;

@@ -73,23 +73,14 @@ fn size(field: &'static str, value: usize, most: usize) -> Result<(), InvalidCon
     if (1..=most).contains(&value) {
         return Ok(());
     }
-    Err(InvalidConfig::OutOfRange {
-        field,
-        value,
-        least: 1,
-        most,
-    })
+    Err(InvalidConfig::OutOfRange { field, value, least: 1, most })
 }
 
 fn above(field: &'static str, value: f32, above: f32) -> Result<(), InvalidConfig> {
     if value.is_finite() && value > above {
         return Ok(());
     }
-    Err(InvalidConfig::NotPositive {
-        field,
-        value,
-        above,
-    })
+    Err(InvalidConfig::NotPositive { field, value, above })
 }
 
 impl DecoderConfig {
@@ -100,11 +91,7 @@ impl DecoderConfig {
         size("num_attention_heads", self.heads, limits::HEADS)?;
         size("num_key_value_heads", self.kv_heads, limits::HEADS)?;
         size("head_dim", self.head_dim, limits::HEAD_DIM)?;
-        size(
-            "num_attention_heads * head_dim",
-            self.q_size(),
-            limits::QUERIES,
-        )?;
+        size("num_attention_heads * head_dim", self.q_size(), limits::QUERIES)?;
         size("num_hidden_layers", self.layers.len(), limits::LAYERS)?;
         size("max_position_embeddings", self.max_context, limits::CONTEXT)?;
         above("rms_norm_eps", self.norm_eps, 0.0)?;
@@ -158,10 +145,7 @@ impl DecoderConfig {
         match scaling {
             RopeScaling::None => Ok(()),
             RopeScaling::Linear { factor } => above("rope factor", *factor, 0.0),
-            RopeScaling::Dynamic {
-                factor,
-                original_context,
-            } => {
+            RopeScaling::Dynamic { factor, original_context } => {
                 if self.head_dim <= 2 {
                     return Err(InvalidConfig::Conflict {
                         field: "head_dim",
@@ -174,37 +158,20 @@ impl DecoderConfig {
                 above("rope factor", *factor, 0.0)?;
                 original(*original_context)
             }
-            RopeScaling::Yarn {
-                factor,
-                original_context,
-                beta_slow,
-                beta_fast,
-                attention_factor,
-                ..
-            } => {
+            RopeScaling::Yarn { factor, original_context, beta_slow, beta_fast, attention_factor, .. } => {
                 above("rope factor", *factor, 0.0)?;
                 above("beta_slow", *beta_slow, 0.0)?;
                 above("beta_fast", *beta_fast, 0.0)?;
                 above("attention_factor", *attention_factor, 0.0)?;
                 original(*original_context)
             }
-            RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_context,
-            } => {
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
                 above("rope factor", *factor, 0.0)?;
                 above("low_freq_factor", *low_freq_factor, 0.0)?;
                 above("high_freq_factor", *high_freq_factor, *low_freq_factor)?;
                 original(*original_context)
             }
-            RopeScaling::LongRope {
-                short_factor,
-                long_factor,
-                original_context,
-                attention_factor,
-            } => {
+            RopeScaling::LongRope { short_factor, long_factor, original_context, attention_factor } => {
                 self.validate_divisors("short_factor", short_factor)?;
                 self.validate_divisors("long_factor", long_factor)?;
                 above("attention_factor", *attention_factor, 0.0)?;

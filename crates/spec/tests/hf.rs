@@ -83,12 +83,7 @@ fn counting_agrees_with_the_table() {
             };
             p.id.expert.is_none_or(|e| e < moe.top_k)
         };
-        let active: usize = table
-            .iter()
-            .filter(matrices)
-            .filter(visited)
-            .map(Parameter::elements)
-            .sum();
+        let active: usize = table.iter().filter(matrices).filter(visited).map(Parameter::elements).sum();
         assert_eq!(decoder.layer_flops(), 2 * active as u64, "{name}");
     }
 }
@@ -108,10 +103,7 @@ fn mixtral_8x7b_has_its_published_size() {
 fn defaults_are_each_familys_own() {
     let of = |kind: &str| read(json!({ "model_type": kind })).unwrap().decoder;
     let qwen = of("qwen3");
-    assert_eq!(
-        (qwen.head_dim, qwen.kv_heads, qwen.norm_eps),
-        (128, 32, 1e-6)
-    );
+    assert_eq!((qwen.head_dim, qwen.kv_heads, qwen.norm_eps), (128, 32, 1e-6));
     assert!(qwen.qk_norm && qwen.layers.iter().all(|l| l.attention.window.is_none()));
     assert_eq!(of("qwen3_moe").head_dim, 64);
     assert_eq!(of("mistral").layers[0].attention.window, Some(4096));
@@ -125,10 +117,7 @@ fn defaults_are_each_familys_own() {
         panic!("no experts");
     };
     assert_eq!((moe.experts, moe.top_k), (128, 4));
-    let clamped = Activation::ClampedSwiGlu {
-        alpha: 1.702,
-        limit: 7.0,
-    };
+    let clamped = Activation::ClampedSwiGlu { alpha: 1.702, limit: 7.0 };
     assert_eq!(moe.expert.activation, clamped);
 }
 
@@ -140,24 +129,19 @@ fn null_and_absent_differ_where_transformers_says_so() {
     assert_eq!((qwen.head_dim, qwen.kv_heads), (8, 4));
     let mistral = read(json!({ "model_type": "mistral", "sliding_window": null })).unwrap();
     assert_eq!(mistral.decoder.layers[0].attention.window, None);
-    refused(
-        llama(json!({ "hidden_size": null })),
-        "\"hidden_size\" is null",
-    );
+    refused(llama(json!({ "hidden_size": null })), "\"hidden_size\" is null");
 }
 
 #[test]
 fn both_rope_spellings_mean_the_same() {
-    let yarn =
-        json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512 });
+    let yarn = json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512 });
     let mut new = yarn.clone();
     new["rope_theta"] = json!(1e6);
     let mut typed = yarn.clone();
     typed["type"] = typed.as_object_mut().unwrap().remove("rope_type").unwrap();
     let a = llama(json!({ "rope_parameters": new })).unwrap();
     let b = llama(json!({ "rope_scaling": yarn, "rope_theta": 1000000 })).unwrap();
-    let c =
-        llama(json!({ "rope_scaling": typed, "rope_theta": 1e6, "rope_parameters": new })).unwrap();
+    let c = llama(json!({ "rope_scaling": typed, "rope_theta": 1e6, "rope_parameters": new })).unwrap();
     assert_eq!(a.decoder, b.decoder);
     assert_eq!(a.decoder, c.decoder);
     assert_eq!(rope(&a).theta, 1e6);
@@ -165,91 +149,38 @@ fn both_rope_spellings_mean_the_same() {
         llama(json!({ "rope_scaling": yarn, "rope_parameters": { "rope_type": "default" } })),
         "\"rope_scaling\" and \"rope_parameters\" disagree",
     );
-    refused(
-        llama(json!({ "rope_theta": 1e4, "rope_parameters": new })),
-        "disagree",
-    );
+    refused(llama(json!({ "rope_theta": 1e4, "rope_parameters": new })), "disagree");
 }
 
 #[test]
 fn qwen3_windows_follow_the_switch_and_the_list() {
-    let qwen = |changes| {
-        with(
-            json!({ "model_type": "qwen3", "num_hidden_layers": 3, "max_window_layers": 1 }),
-            changes,
-        )
-    };
-    let windows = |config: HfConfig| -> Vec<_> {
-        config
-            .decoder
-            .layers
-            .iter()
-            .map(|l| l.attention.window)
-            .collect()
-    };
+    let qwen =
+        |changes| with(json!({ "model_type": "qwen3", "num_hidden_layers": 3, "max_window_layers": 1 }), changes);
+    let windows = |config: HfConfig| -> Vec<_> { config.decoder.layers.iter().map(|l| l.attention.window).collect() };
     assert_eq!(windows(qwen(json!({})).unwrap()), [None; 3]);
     let on = json!({ "use_sliding_window": true, "sliding_window": 7 });
     assert_eq!(windows(qwen(on).unwrap()), [None, Some(7), Some(7)]);
     let types = json!(["sliding_attention", "full_attention", "full_attention"]);
     let listed = json!({ "use_sliding_window": true, "sliding_window": 7, "layer_types": types });
     assert_eq!(windows(qwen(listed).unwrap()), [Some(7), None, None]);
-    refused(
-        qwen(json!({ "layer_types": types })),
-        "\"sliding_window\" is missing",
-    );
-    refused(
-        qwen(json!({ "layer_types": ["full_attention"] })),
-        "1 entries",
-    );
-    refused(
-        qwen(json!({ "layer_types": ["chunked_attention", "", ""] })),
-        "chunked_attention",
-    );
+    refused(qwen(json!({ "layer_types": types })), "\"sliding_window\" is missing");
+    refused(qwen(json!({ "layer_types": ["full_attention"] })), "1 entries");
+    refused(qwen(json!({ "layer_types": ["chunked_attention", "", ""] })), "chunked_attention");
 }
 
 #[test]
 fn what_changes_numbers_is_refused_by_name() {
     refused(llama(json!({ "hidden_act": "gelu" })), "\"hidden_act\"");
-    refused(
-        llama(json!({ "partial_rotary_factor": 0.5 })),
-        "\"partial_rotary_factor\"",
-    );
-    refused(
-        llama(json!({ "final_logit_softcapping": 30.0 })),
-        "\"final_logit_softcapping\"",
-    );
-    refused(
-        llama(json!({ "attention_chunk_size": 8192 })),
-        "\"attention_chunk_size\"",
-    );
-    refused(
-        llama(json!({ "residual_multiplier": 0.22 })),
-        "\"residual_multiplier\"",
-    );
-    refused(
-        llama(json!({ "rope_interleaved": true })),
-        "\"rope_interleaved\"",
-    );
-    refused(
-        llama(json!({ "some_new_idea": 1 })),
-        "unknown key \"some_new_idea\"",
-    );
-    refused(
-        llama(json!({ "position_embedding": "nope" })),
-        "\"position_embedding\"",
-    );
-    refused(
-        llama(json!({ "quantization_config": { "quant_method": "gptq", "bits": 4 } })),
-        "gptq",
-    );
-    refused(
-        llama(json!({ "rope_scaling": { "rope_type": "mrope", "factor": 2.0 } })),
-        "\"rope_scaling.rope_type\"",
-    );
-    refused(
-        llama(json!({ "rope_parameters": { "rope_type": "linear" } })),
-        "\"rope_parameters.factor\" is missing",
-    );
+    refused(llama(json!({ "partial_rotary_factor": 0.5 })), "\"partial_rotary_factor\"");
+    refused(llama(json!({ "final_logit_softcapping": 30.0 })), "\"final_logit_softcapping\"");
+    refused(llama(json!({ "attention_chunk_size": 8192 })), "\"attention_chunk_size\"");
+    refused(llama(json!({ "residual_multiplier": 0.22 })), "\"residual_multiplier\"");
+    refused(llama(json!({ "rope_interleaved": true })), "\"rope_interleaved\"");
+    refused(llama(json!({ "some_new_idea": 1 })), "unknown key \"some_new_idea\"");
+    refused(llama(json!({ "position_embedding": "nope" })), "\"position_embedding\"");
+    refused(llama(json!({ "quantization_config": { "quant_method": "gptq", "bits": 4 } })), "gptq");
+    refused(llama(json!({ "rope_scaling": { "rope_type": "mrope", "factor": 2.0 } })), "\"rope_scaling.rope_type\"");
+    refused(llama(json!({ "rope_parameters": { "rope_type": "linear" } })), "\"rope_parameters.factor\" is missing");
     refused(
         llama(json!({ "rope_parameters": { "rope_type": "linear", "factor": 2.0, "twist": 1 } })),
         "\"rope_parameters.twist\"",
@@ -258,10 +189,7 @@ fn what_changes_numbers_is_refused_by_name() {
         llama(json!({ "rope_parameters": { "full_attention": { "rope_type": "default" } } })),
         "\"rope_parameters.full_attention\"",
     );
-    refused(
-        llama(json!({ "mlp_only_layers": [0] })),
-        "unknown key \"mlp_only_layers\"",
-    );
+    refused(llama(json!({ "mlp_only_layers": [0] })), "unknown key \"mlp_only_layers\"");
 }
 
 #[test]
@@ -290,37 +218,19 @@ fn architectures_are_checked() {
 
 #[test]
 fn impossible_sizes_are_refused_by_name() {
-    refused(
-        llama(json!({ "num_hidden_layers": 1u64 << 40 })),
-        "num_hidden_layers",
-    );
+    refused(llama(json!({ "num_hidden_layers": 1u64 << 40 })), "num_hidden_layers");
     refused(llama(json!({ "vocab_size": 0 })), "vocab_size is 0");
     refused(llama(json!({ "hidden_size": 1u64 << 60 })), "hidden_size");
-    refused(
-        llama(json!({ "num_attention_heads": 0 })),
-        "num_attention_heads",
-    );
-    refused(
-        llama(json!({ "num_key_value_heads": 3 })),
-        "num_key_value_heads is 3",
-    );
+    refused(llama(json!({ "num_attention_heads": 0 })), "num_attention_heads");
+    refused(llama(json!({ "num_key_value_heads": 3 })), "num_key_value_heads is 3");
     refused(llama(json!({ "head_dim": 7 })), "head_dim is 7");
     refused(llama(json!({ "vocab_size": -1 })), "a whole number");
     refused(llama(json!({ "rms_norm_eps": "small" })), "a number");
     refused(llama(json!({ "rope_theta": 0 })), "rope_theta");
     let mixtral = |changes| with(json!({ "model_type": "mixtral" }), changes);
-    refused(
-        mixtral(json!({ "num_experts_per_tok": 9 })),
-        "num_experts_per_tok is 9",
-    );
-    refused(
-        mixtral(json!({ "num_local_experts": 0 })),
-        "num_experts is 0",
-    );
-    refused(
-        mixtral(json!({ "num_local_experts": 4, "num_experts": 8 })),
-        "disagree",
-    );
+    refused(mixtral(json!({ "num_experts_per_tok": 9 })), "num_experts_per_tok is 9");
+    refused(mixtral(json!({ "num_local_experts": 0 })), "num_experts is 0");
+    refused(mixtral(json!({ "num_local_experts": 4, "num_experts": 8 })), "disagree");
     refused(mixtral(json!({ "attention_bias": true })), "attention_bias");
 }
 
@@ -333,10 +243,7 @@ fn quantisation_is_described() {
         assert_eq!(HfConfig::from_json(&text).unwrap(), config);
     }
     let ours = |c: Value| llama(json!({ "quantization_config": c }));
-    refused(
-        ours(json!({ "quant_method": "lyceum", "format": "int3" })),
-        "int3",
-    );
+    refused(ours(json!({ "quant_method": "lyceum", "format": "int3" })), "int3");
     let odd_group = json!({ "quant_method": "lyceum", "format": "int8", "group_size": 64 });
     refused(ours(odd_group), "quantization_config.group_size");
     refused(ours(json!({ "quant_method": "mxfp4" })), "mxfp4");
@@ -349,10 +256,7 @@ fn a_layout_says_what_it_cannot_hold() {
     refused(config.to_json().map(|_| config.clone()), "QK-norm");
     config.decoder.qk_norm = false;
     config.decoder.output_bias = true;
-    refused(
-        config.to_json().map(|_| config.clone()),
-        "bias of the output projection",
-    );
+    refused(config.to_json().map(|_| config.clone()), "bias of the output projection");
     config.decoder.output_bias = false;
     config.decoder.layers[1].attention.window = Some(9);
     refused(config.to_json().map(|_| config.clone()), "windows");

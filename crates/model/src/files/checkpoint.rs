@@ -55,18 +55,9 @@ impl Checkpoint {
         let parameters = config.decoder.count_parameters().total;
         let bytes = store.total_bytes();
         if parameters / 2 > bytes {
-            return Err(FileError::TooSmall {
-                path: path.to_owned(),
-                parameters,
-                bytes,
-            });
+            return Err(FileError::TooSmall { path: path.to_owned(), parameters, bytes });
         }
-        let checkpoint = Self {
-            table: ParameterTable::new(&config.decoder),
-            config,
-            tokens,
-            store,
-        };
+        let checkpoint = Self { table: ParameterTable::new(&config.decoder), config, tokens, store };
         checkpoint.check()?;
         Ok(checkpoint)
     }
@@ -139,18 +130,12 @@ impl Checkpoint {
             }
             used.extend(place.names().map(str::to_owned));
         }
-        let mut extra: Vec<_> = self
-            .store
-            .names()
-            .filter(|name| !used.contains(*name) && !self.is_known_extra(name))
-            .collect();
+        let mut extra: Vec<_> =
+            self.store.names().filter(|name| !used.contains(*name) && !self.is_known_extra(name)).collect();
         extra.sort_unstable();
         match extra.first() {
             None => Ok(()),
-            Some(name) => Err(FileError::Unexpected {
-                path: self.store.path.clone(),
-                name: (*name).to_owned(),
-            }),
+            Some(name) => Err(FileError::Unexpected { path: self.store.path.clone(), name: (*name).to_owned() }),
         }
     }
 
@@ -158,8 +143,7 @@ impl Checkpoint {
     fn is_known_extra(&self, name: &str) -> bool {
         match self.tokens {
             Tokens::Folder(_) => {
-                name.ends_with(".rotary_emb.inv_freq")
-                    || name == "lm_head.weight" && self.config.decoder.tie_embeddings
+                name.ends_with(".rotary_emb.inv_freq") || name == "lm_head.weight" && self.config.decoder.tie_embeddings
             }
             Tokens::Gguf(_) => gguf::is_known_extra(name),
         }
@@ -169,24 +153,16 @@ impl Checkpoint {
 fn read_config(folder: &Path) -> Result<HfConfig, FileError> {
     let path = folder.join("config.json");
     if !path.exists() {
-        return Err(FileError::NotAModel {
-            path: folder.to_owned(),
-            why: not_a_folder(folder),
-        });
+        return Err(FileError::NotAModel { path: folder.to_owned(), why: not_a_folder(folder) });
     }
     let text = std::fs::read_to_string(&path).map_err(FileError::io(&path, "read"))?;
-    HfConfig::from_json(&text).map_err(|source| FileError::Config {
-        path: folder.to_owned(),
-        source,
-    })
+    HfConfig::from_json(&text).map_err(|source| FileError::Config { path: folder.to_owned(), source })
 }
 
 /// Says what a folder without `config.json` has instead.
 fn not_a_folder(folder: &Path) -> String {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let gguf = files
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|e| e == "gguf"));
+    let gguf = files.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "gguf"));
     match gguf {
         None => "it has no config.json".into(),
         Some(file) => format!("it has no config.json; did you mean {}?", file.display()),

@@ -2,10 +2,10 @@
 
 use super::floats::{push_bf16, push_f16};
 use super::matrix::{StoredMatrix, tensor_format};
-use super::quantise::quantise_row;
 use super::tensors::Encoding;
 use super::{FileError, check_finite};
 use spec::WeightFormat;
+use tensor::format::quantise_row;
 use tensor::{Format, MatrixSource};
 
 /// What to write values as.
@@ -92,12 +92,7 @@ impl Encoder {
     }
 
     /// Fills codes and scales: the source's own where it has them in this format, so that nothing is rounded twice.
-    fn quantise(
-        &mut self,
-        matrix: &StoredMatrix,
-        row: usize,
-        format: Format,
-    ) -> Result<(), FileError> {
+    fn quantise(&mut self, matrix: &StoredMatrix, row: usize, format: Format) -> Result<(), FileError> {
         let cols = matrix.cols();
         self.codes.resize(cols, 0);
         self.scales.resize(cols.div_ceil(format.group()), 0.0);
@@ -121,23 +116,14 @@ impl Encoder {
 }
 
 /// Appends floats; one that the target cannot hold is an error.
-pub(super) fn push_floats(
-    name: &str,
-    values: &[f32],
-    target: Target,
-    out: &mut Vec<u8>,
-) -> Result<(), FileError> {
+pub(super) fn push_floats(name: &str, values: &[f32], target: Target, out: &mut Vec<u8>) -> Result<(), FileError> {
     let (largest, format) = match target {
         Target::F16 => (f32::from(half::f16::MAX), "f16"),
         Target::Bf16 => (f32::from(half::bf16::MAX), "bf16"),
         _ => (f32::MAX, "f32"),
     };
     if let Some(&value) = values.iter().find(|v| v.abs() > largest) {
-        return Err(FileError::OutOfRange {
-            name: name.to_owned(),
-            value,
-            format,
-        });
+        return Err(FileError::OutOfRange { name: name.to_owned(), value, format });
     }
     match target {
         Target::F16 => values.iter().for_each(|&v| push_f16(out, v)),

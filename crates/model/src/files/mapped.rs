@@ -35,13 +35,8 @@ impl MappedFile {
         #[cfg(unix)]
         // SAFETY: MADV_DONTNEED on a read-only mapping of a file loses no data: the next access faults the
         // same bytes in again, so slices into the map stay valid.
-        let advised = unsafe {
-            self.map.unchecked_advise_range(
-                memmap2::UncheckedAdvice::DontNeed,
-                range.start,
-                range.len(),
-            )
-        };
+        let advised =
+            unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
         // A hint that was not taken costs memory, not correctness.
         #[cfg(unix)]
         drop(advised);

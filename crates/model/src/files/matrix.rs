@@ -1,11 +1,12 @@
 //! A weight matrix as it lies in a file, readable row by row.
 
-use super::floats::{self, E2M1, E4M3};
+use super::floats::{self, E2M1};
 use super::gguf::quants;
 use super::mapped::Bytes;
 use super::placement::{CodeLayout, RowOrder};
 use super::tensors::Encoding;
 use spec::WeightFormat;
+use tensor::format::e4m3_to_f32;
 use tensor::{Format, MatrixSource};
 
 /// A matrix `[outputs, inputs]` in a mapped file. Reads may happen from several threads at once.
@@ -20,22 +21,11 @@ pub struct StoredMatrix<'a> {
 /// The bytes, by how they are laid out. Sizes were checked when the matrix was made.
 pub(super) enum Data<'a> {
     /// Row after row, each of whole blocks.
-    Rows {
-        bytes: Bytes<'a>,
-        encoding: Encoding,
-    },
+    Rows { bytes: Bytes<'a>, encoding: Encoding },
     /// `[inputs, outputs]`, floats.
-    Columns {
-        bytes: Bytes<'a>,
-        encoding: Encoding,
-        outputs: usize,
-    },
+    Columns { bytes: Bytes<'a>, encoding: Encoding, outputs: usize },
     /// Row after row of codes, and row after row of their scales.
-    Codes {
-        codes: Bytes<'a>,
-        scales: Bytes<'a>,
-        format: WeightFormat,
-    },
+    Codes { codes: Bytes<'a>, scales: Bytes<'a>, format: WeightFormat },
 }
 
 impl StoredMatrix<'_> {
@@ -61,16 +51,8 @@ impl StoredMatrix<'_> {
             Data::Rows { bytes, encoding } => {
                 read_blocks(*encoding, self.row(bytes, *encoding, row), out);
             }
-            Data::Columns {
-                bytes,
-                encoding,
-                outputs,
-            } => read_column(*encoding, bytes.slice(), row, *outputs, out),
-            Data::Codes {
-                codes,
-                scales,
-                format,
-            } => CodeRow::at(*format, codes, scales, row, self.cols).read(out),
+            Data::Columns { bytes, encoding, outputs } => read_column(*encoding, bytes.slice(), row, *outputs, out),
+            Data::Codes { codes, scales, format } => CodeRow::at(*format, codes, scales, row, self.cols).read(out),
         }
     }
 
@@ -105,31 +87,19 @@ impl MatrixSource for StoredMatrix<'_> {
     }
 
     fn read_f32(&self, row: usize, out: &mut [f32]) {
-        assert!(
-            row < self.rows && out.len() == self.cols,
-            "row {row} of {}",
-            self.name
-        );
+        assert!(row < self.rows && out.len() == self.cols, "row {row} of {}", self.name);
         self.read(row, out);
     }
 
     fn read_codes(&self, row: usize, codes: &mut [u8], scales: &mut [f32]) -> bool {
-        assert!(
-            row < self.rows && codes.len() == self.cols,
-            "row {row} of {}",
-            self.name
-        );
+        assert!(row < self.rows && codes.len() == self.cols, "row {row} of {}", self.name);
         let row = self.order.stored(row);
         match &self.data {
             Data::Columns { .. } => false,
             Data::Rows { bytes, encoding } => {
                 quants::read_codes(*encoding, self.row(bytes, *encoding, row), codes, scales)
             }
-            Data::Codes {
-                codes: stored,
-                scales: stored_scales,
-                format,
-            } => {
+            Data::Codes { codes: stored, scales: stored_scales, format } => {
                 CodeRow::at(*format, stored, stored_scales, row, self.cols).codes(codes, scales);
                 true
             }
@@ -173,13 +143,7 @@ struct CodeRow<'a> {
 }
 
 impl<'a> CodeRow<'a> {
-    fn at(
-        format: WeightFormat,
-        codes: &Bytes<'a>,
-        scales: &Bytes<'a>,
-        row: usize,
-        cols: usize,
-    ) -> Self {
+    fn at(format: WeightFormat, codes: &Bytes<'a>, scales: &Bytes<'a>, row: usize, cols: usize) -> Self {
         let layout = CodeLayout::of(format);
         let code_bytes = layout.row_bytes(cols);
         let scale_bytes = cols.div_ceil(format.group_size()) * layout.scale.block().1;
@@ -226,7 +190,7 @@ impl<'a> CodeRow<'a> {
                 *value = scale
                     * match self.format {
                         WeightFormat::Int8 => f32::from(self.codes[first + i] as i8),
-                        WeightFormat::Fp8 => E4M3[usize::from(self.codes[first + i])],
+                        WeightFormat::Fp8 => e4m3_to_f32(self.codes[first + i]),
                         WeightFormat::Int4 => f32::from(nibble(i)) - 8.0,
                         WeightFormat::Mxfp4 => E2M1[usize::from(nibble(i))],
                     };

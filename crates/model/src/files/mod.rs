@@ -7,12 +7,11 @@
 mod checkpoint;
 mod encode;
 mod floats;
-pub mod gguf;
+mod gguf;
 mod mapped;
 mod matrix;
 mod placement;
-mod quantise;
-pub mod safetensors;
+mod safetensors;
 mod tensors;
 
 pub use checkpoint::{Checkpoint, Tokens};
@@ -181,18 +180,11 @@ impl FileError {
     /// Wraps an I/O error: `.map_err(FileError::io(path, "read"))`.
     fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io {
-            path,
-            action,
-            source,
-        }
+        move |source| Self::Io { path, action, source }
     }
 
     fn malformed(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Malformed {
-            path: path.to_owned(),
-            problem: problem.into(),
-        }
+        Self::Malformed { path: path.to_owned(), problem: problem.into() }
     }
 }
 
@@ -206,11 +198,6 @@ pub fn check_finite(name: &str, row: usize, values: &[f32]) -> Result<(), FileEr
     }
     match values.iter().enumerate().find(|(_, v)| !v.is_finite()) {
         None => Ok(()),
-        Some((column, &value)) => Err(FileError::NotFinite {
-            name: name.to_owned(),
-            row,
-            column,
-            value,
-        }),
+        Some((column, &value)) => Err(FileError::NotFinite { name: name.to_owned(), row, column, value }),
     }
 }

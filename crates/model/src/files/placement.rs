@@ -17,11 +17,7 @@ pub(super) struct RowOrder {
 }
 
 impl RowOrder {
-    pub(super) const PLAIN: Self = Self {
-        start: 0,
-        step: 1,
-        interleaved: None,
-    };
+    pub(super) const PLAIN: Self = Self { start: 0, step: 1, interleaved: None };
 
     pub(super) fn stored(self, row: usize) -> usize {
         let row = match self.interleaved {
@@ -81,28 +77,12 @@ impl Placement {
     pub(super) fn hugging_face(parameter: &Parameter, config: &HfConfig) -> Self {
         let (expert, order, transposed) = match parameter.view {
             View::Whole => (None, RowOrder::PLAIN, false),
-            View::Stacked {
-                expert,
-                experts,
-                transposed,
-                start,
-                step,
-            } => {
-                let order = RowOrder {
-                    start,
-                    step,
-                    interleaved: None,
-                };
+            View::Stacked { expert, experts, transposed, start, step } => {
+                let order = RowOrder { start, step, interleaved: None };
                 (Some((expert, experts)), order, transposed)
             }
         };
-        let plain = Self {
-            name: parameter.name.clone(),
-            coding: Coding::Inline,
-            expert,
-            order,
-            transposed,
-        };
+        let plain = Self { name: parameter.name.clone(), coding: Coding::Inline, expert, order, transposed };
         let is_matrix = parameter.shape.len() == 2;
         match config.quantisation {
             Some(Quantisation::GptOssMxfp4) if expert.is_some() && is_matrix => Self {
@@ -116,11 +96,7 @@ impl Placement {
                 ..plain
             },
             Some(Quantisation::Lyceum(format)) if parameter.id.role.is_quantisable() => Self {
-                coding: Coding::Scaled {
-                    scales: scale_name(&parameter.name),
-                    format,
-                    grouped: false,
-                },
+                coding: Coding::Scaled { scales: scale_name(&parameter.name), format, grouped: false },
                 transposed: false,
                 ..plain
             },
@@ -161,9 +137,7 @@ impl Placement {
     /// Checks the vector of `length` values against the files.
     pub(super) fn check_vector(&self, store: &TensorStore, length: usize) -> Result<(), FileError> {
         let shape = self.stored_shape(length, &[]);
-        store
-            .expect(&self.name, &shape, FLOATS, Encoding::is_float)
-            .map(drop)
+        store.expect(&self.name, &shape, FLOATS, Encoding::is_float).map(drop)
     }
 
     /// The vector of `length` values, read.
@@ -175,10 +149,7 @@ impl Placement {
             rows: length,
             cols: 1,
             order: self.order,
-            data: Data::Rows {
-                bytes: self.own(store.bytes(tensor)),
-                encoding,
-            },
+            data: Data::Rows { bytes: self.own(store.bytes(tensor)), encoding },
         };
         let mut values = vec![0.0; length];
         for (row, value) in values.iter_mut().enumerate() {
@@ -196,31 +167,15 @@ impl Placement {
     ) -> Result<StoredMatrix<'a>, FileError> {
         let data = match &self.coding {
             Coding::Inline => self.inline(store, rows, cols)?,
-            Coding::Scaled {
-                scales,
-                format,
-                grouped,
-            } => self.scaled(store, rows, cols, scales, *format, *grouped)?,
+            Coding::Scaled { scales, format, grouped } => self.scaled(store, rows, cols, scales, *format, *grouped)?,
         };
-        Ok(StoredMatrix {
-            name: self.name.clone(),
-            rows,
-            cols,
-            order: self.order,
-            data,
-        })
+        Ok(StoredMatrix { name: self.name.clone(), rows, cols, order: self.order, data })
     }
 
-    fn inline<'a>(
-        &self,
-        store: &'a TensorStore,
-        rows: usize,
-        cols: usize,
-    ) -> Result<Data<'a>, FileError> {
+    fn inline<'a>(&self, store: &'a TensorStore, rows: usize, cols: usize) -> Result<Data<'a>, FileError> {
         let shape = self.stored_shape(rows, &[cols]);
         if self.transposed {
-            let (tensor, encoding) =
-                store.expect(&self.name, &shape, FLOATS, Encoding::is_float)?;
+            let (tensor, encoding) = store.expect(&self.name, &shape, FLOATS, Encoding::is_float)?;
             return Ok(Data::Columns {
                 bytes: self.own(store.bytes(tensor)),
                 encoding,
@@ -229,10 +184,7 @@ impl Placement {
         }
         let whole_blocks = |e: Encoding| !e.is_bare_code() && e.bytes(cols).is_some();
         let (tensor, encoding) = store.expect(&self.name, &shape, BLOCKS, whole_blocks)?;
-        Ok(Data::Rows {
-            bytes: self.own(store.bytes(tensor)),
-            encoding,
-        })
+        Ok(Data::Rows { bytes: self.own(store.bytes(tensor)), encoding })
     }
 
     fn scaled<'a>(
@@ -251,15 +203,10 @@ impl Placement {
         } else {
             self.stored_shape(rows, &[layout.row_bytes(cols)])
         };
-        let (codes, _) =
-            store.expect(&self.name, &shape, layout.code_type, |e| e == layout.code)?;
+        let (codes, _) = store.expect(&self.name, &shape, layout.code_type, |e| e == layout.code)?;
         let shape = self.stored_shape(rows, &[groups]);
         let (scales, _) = store.expect(scales, &shape, layout.scale_type, |e| e == layout.scale)?;
-        Ok(Data::Codes {
-            codes: self.own(store.bytes(codes)),
-            scales: self.own(store.bytes(scales)),
-            format,
-        })
+        Ok(Data::Codes { codes: self.own(store.bytes(codes)), scales: self.own(store.bytes(scales)), format })
     }
 }
 
@@ -289,13 +236,7 @@ impl CodeLayout {
             WeightFormat::Fp8 => (Encoding::F32, "F32"),
             WeightFormat::Mxfp4 => (Encoding::U8, "U8"),
         };
-        Self {
-            code,
-            code_type,
-            scale,
-            scale_type,
-            codes_per_byte,
-        }
+        Self { code, code_type, scale, scale_type, codes_per_byte }
     }
 
     pub(super) fn row_bytes(&self, cols: usize) -> usize {
@@ -309,10 +250,7 @@ mod tests {
 
     #[test]
     fn interleaving_is_undone() {
-        let order = RowOrder {
-            interleaved: Some(6),
-            ..RowOrder::PLAIN
-        };
+        let order = RowOrder { interleaved: Some(6), ..RowOrder::PLAIN };
         let stored: Vec<_> = (0..12).map(|row| order.stored(row)).collect();
         assert_eq!(stored, [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
         assert!((0..12).all(|row| order.logical(order.stored(row)) == row));

@@ -52,10 +52,7 @@ impl Encoding {
     /// Bytes of `count` values; `None` if they are not whole blocks or too many.
     pub(super) fn bytes(self, count: usize) -> Option<usize> {
         let (values, bytes) = self.block();
-        count
-            .is_multiple_of(values)
-            .then(|| (count / values).checked_mul(bytes))
-            .flatten()
+        count.is_multiple_of(values).then(|| (count / values).checked_mul(bytes)).flatten()
     }
 }
 
@@ -82,11 +79,7 @@ pub(super) struct TensorStore {
 
 impl TensorStore {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self {
-            path,
-            files: Vec::new(),
-            tensors: HashMap::new(),
-        }
+        Self { path, files: Vec::new(), tensors: HashMap::new() }
     }
 
     pub(super) fn insert(&mut self, name: String, tensor: StoredTensor) -> Result<(), FileError> {
@@ -123,10 +116,8 @@ impl TensorStore {
         allowed: &'static str,
         is_allowed: impl Fn(Encoding) -> bool,
     ) -> Result<(&StoredTensor, Encoding), FileError> {
-        let tensor = self.get(name).ok_or_else(|| FileError::Missing {
-            path: self.path.clone(),
-            name: name.to_owned(),
-        })?;
+        let tensor =
+            self.get(name).ok_or_else(|| FileError::Missing { path: self.path.clone(), name: name.to_owned() })?;
         if tensor.shape != shape {
             return Err(FileError::WrongShape {
                 path: self.path.clone(),

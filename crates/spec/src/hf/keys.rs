@@ -120,11 +120,7 @@ pub(super) struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     pub(super) fn new(map: &'a Map<String, Value>, place: &'static str) -> Self {
-        Self {
-            map,
-            place,
-            used: HashSet::new(),
-        }
+        Self { map, place, used: HashSet::new() }
     }
 
     /// The value of a key, null included, and ticks it off.
@@ -144,31 +140,15 @@ impl<'a> Keys<'a> {
     }
 
     pub(super) fn wrong(&self, key: &str, found: &Value, expected: &'static str) -> HfError {
-        HfError::WrongType {
-            key: self.path(key),
-            found: brief(found),
-            expected,
-        }
+        HfError::WrongType { key: self.path(key), found: brief(found), expected }
     }
 
-    pub(super) fn unsupported(
-        &self,
-        key: &str,
-        found: &Value,
-        allowed: impl Into<String>,
-    ) -> HfError {
-        HfError::Unsupported {
-            key: self.path(key),
-            found: brief(found),
-            allowed: allowed.into(),
-        }
+    pub(super) fn unsupported(&self, key: &str, found: &Value, allowed: impl Into<String>) -> HfError {
+        HfError::Unsupported { key: self.path(key), found: brief(found), allowed: allowed.into() }
     }
 
     fn to_size(&self, key: &str, value: &Value) -> Result<usize, HfError> {
-        value
-            .as_u64()
-            .and_then(|n| usize::try_from(n).ok())
-            .ok_or_else(|| self.wrong(key, value, "a whole number"))
+        value.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| self.wrong(key, value, "a whole number"))
     }
 
     pub(super) fn size(&mut self, key: &'static str, default: usize) -> Result<usize, HfError> {
@@ -179,11 +159,7 @@ impl<'a> Keys<'a> {
     }
 
     /// `default` where the key is absent, `None` where it is null.
-    pub(super) fn size_or_null(
-        &mut self,
-        key: &'static str,
-        default: Option<usize>,
-    ) -> Result<Option<usize>, HfError> {
+    pub(super) fn size_or_null(&mut self, key: &'static str, default: Option<usize>) -> Result<Option<usize>, HfError> {
         match self.value(key) {
             Some(Value::Null) => Ok(None),
             Some(value) => self.to_size(key, value).map(Some),
@@ -193,9 +169,7 @@ impl<'a> Keys<'a> {
 
     pub(super) fn flag(&mut self, key: &'static str, default: bool) -> Result<bool, HfError> {
         match self.given(key) {
-            Some(value) => value
-                .as_bool()
-                .ok_or_else(|| self.wrong(key, value, "true or false")),
+            Some(value) => value.as_bool().ok_or_else(|| self.wrong(key, value, "true or false")),
             None => Ok(default),
         }
     }
@@ -219,10 +193,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    pub(super) fn object(
-        &mut self,
-        key: &'static str,
-    ) -> Result<Option<&'a Map<String, Value>>, HfError> {
+    pub(super) fn object(&mut self, key: &'static str) -> Result<Option<&'a Map<String, Value>>, HfError> {
         match self.given(key) {
             Some(Value::Object(map)) => Ok(Some(map)),
             Some(value) => Err(self.wrong(key, value, "an object")),
@@ -264,9 +235,7 @@ impl<'a> Keys<'a> {
                     return Err(self.unsupported(key, value, allowed));
                 }
                 None => {
-                    return Err(HfError::UnknownKey {
-                        key: self.path(key),
-                    });
+                    return Err(HfError::UnknownKey { key: self.path(key) });
                 }
             }
         }
@@ -277,9 +246,7 @@ impl<'a> Keys<'a> {
 fn is_neutral(value: &Value, neutral: &str) -> bool {
     let number = neutral.parse::<f64>().ok();
     let same_number = number.is_some() && number == value.as_f64();
-    value.is_null()
-        || serde_json::from_str(neutral).is_ok_and(|n: Value| n == *value)
-        || same_number
+    value.is_null() || serde_json::from_str(neutral).is_ok_and(|n: Value| n == *value) || same_number
 }
 
 /// A value for a message, cut where it is long.

@@ -34,14 +34,7 @@ pub struct HfConfig {
 impl HfConfig {
     /// Plain weights and no special tokens.
     pub fn new(decoder: DecoderConfig) -> Self {
-        Self {
-            decoder,
-            quantisation: None,
-            bos: None,
-            eos: Vec::new(),
-            pad: None,
-            dtype: None,
-        }
+        Self { decoder, quantisation: None, bos: None, eos: Vec::new(), pad: None, dtype: None }
     }
 
     /// Reads the text of a `config.json`.
@@ -102,14 +95,7 @@ impl WeightFormat {
 
 impl Family {
     /// Every family, in the order that messages list them.
-    pub const ALL: [Self; 6] = [
-        Self::Mixtral,
-        Self::Qwen3Moe,
-        Self::Qwen3,
-        Self::Llama,
-        Self::Mistral,
-        Self::GptOss,
-    ];
+    pub const ALL: [Self; 6] = [Self::Mixtral, Self::Qwen3Moe, Self::Qwen3, Self::Llama, Self::Mistral, Self::GptOss];
 
     /// Its class in transformers.
     pub fn architecture(self) -> &'static str {
@@ -147,16 +133,10 @@ pub enum HfError {
     #[error("config.json is not a JSON object: {0}")]
     Json(serde_json::Error),
     /// Nothing says what the model is.
-    #[error(
-        "config.json has neither \"architectures\" nor \"model_type\"; supported are {}",
-        known_architectures()
-    )]
+    #[error("config.json has neither \"architectures\" nor \"model_type\"; supported are {}", known_architectures())]
     NoArchitecture,
     /// Another model than the supported ones.
-    #[error(
-        "config.json: architecture {found:?} is not supported; supported are {}",
-        known_architectures()
-    )]
+    #[error("config.json: architecture {found:?} is not supported; supported are {}", known_architectures())]
     UnknownArchitecture {
         /// What it names.
         found: String,

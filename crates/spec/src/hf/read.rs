@@ -4,8 +4,7 @@ use super::keys::{Keys, brief};
 use super::rope::{self, Surroundings};
 use super::{HfConfig, HfError, Quantisation, WeightFormat};
 use crate::config::{
-    Activation, AttentionLayer, DecoderConfig, DenseFfn, ExpertFfn, Family, Ffn, Layer, Position,
-    RopeScaling, Router,
+    Activation, AttentionLayer, DecoderConfig, DenseFfn, ExpertFfn, Family, Ffn, Layer, Position, RopeScaling, Router,
 };
 use crate::validate::{InvalidConfig, limits};
 use serde_json::{Map, Value};
@@ -49,13 +48,9 @@ impl Defaults {
         };
         match family {
             Family::Llama => llama,
-            Family::Mistral => Self {
-                ffn_size: 14336,
-                kv_heads: Some(8),
-                context: 131_072,
-                window: Some(4096),
-                ..llama
-            },
+            Family::Mistral => {
+                Self { ffn_size: 14336, kv_heads: Some(8), context: 131_072, window: Some(4096), ..llama }
+            }
             Family::Mixtral => Self {
                 ffn_size: 14336,
                 kv_heads: Some(8),
@@ -111,11 +106,7 @@ pub(super) fn read(text: &str) -> Result<HfConfig, HfError> {
     let map: Map<String, Value> = serde_json::from_str(text).map_err(HfError::Json)?;
     let mut keys = Keys::new(&map, "");
     let family = family(&mut keys)?;
-    let mut reader = Reader {
-        defaults: Defaults::of(family),
-        family,
-        keys,
-    };
+    let mut reader = Reader { defaults: Defaults::of(family), family, keys };
     let decoder = reader.decoder()?;
     decoder.validate()?;
     let config = HfConfig {
@@ -231,11 +222,7 @@ impl Reader<'_> {
             },
             _ => RopeScaling::None,
         };
-        let around = Surroundings {
-            family_theta: self.defaults.theta,
-            family_default,
-            max_context,
-        };
+        let around = Surroundings { family_theta: self.defaults.theta, family_default, max_context };
         rope::read(&mut self.keys, &around).map(Position::Rope)
     }
 
@@ -251,17 +238,12 @@ impl Reader<'_> {
         }
         let windows = self.windows(count)?;
         let ffns = self.ffns(count)?;
-        let layer = |(window, ffn)| Layer {
-            attention: AttentionLayer { window },
-            ffn,
-        };
+        let layer = |(window, ffn)| Layer { attention: AttentionLayer { window }, ffn };
         Ok(windows.into_iter().zip(ffns).map(layer).collect())
     }
 
     fn windows(&mut self, count: usize) -> Result<Vec<Option<usize>>, HfError> {
-        let stated = self
-            .keys
-            .size_or_null("sliding_window", self.defaults.window)?;
+        let stated = self.keys.size_or_null("sliding_window", self.defaults.window)?;
         let by_switch = matches!(self.family, Family::Qwen3 | Family::Qwen3Moe);
         let used = !by_switch || self.keys.flag("use_sliding_window", false)?;
         let window = stated.filter(|_| used);
@@ -308,15 +290,10 @@ impl Reader<'_> {
         let one = |entry: &Value| match (entry.as_str(), window) {
             (Some("full_attention" | "attention"), _) => Ok(None),
             (Some("sliding_attention"), Some(window)) => Ok(Some(window)),
-            (Some("sliding_attention"), None) => Err(HfError::Missing {
-                key: "sliding_window".into(),
-                needed_by: "a sliding_attention layer".into(),
-            }),
-            _ => Err(self.keys.unsupported(
-                "layer_types",
-                entry,
-                "allowed are full_attention and sliding_attention",
-            )),
+            (Some("sliding_attention"), None) => {
+                Err(HfError::Missing { key: "sliding_window".into(), needed_by: "a sliding_attention layer".into() })
+            }
+            _ => Err(self.keys.unsupported("layer_types", entry, "allowed are full_attention and sliding_attention")),
         };
         types.iter().map(one).collect()
     }
@@ -326,18 +303,10 @@ impl Reader<'_> {
         let bias = self.keys.flag("mlp_bias", false)?;
         if bias && self.family != Family::Llama {
             let value = Value::Bool(true);
-            return Err(self
-                .keys
-                .unsupported("mlp_bias", &value, "it must be false"));
+            return Err(self.keys.unsupported("mlp_bias", &value, "it must be false"));
         }
-        let network = |ffn_size, bias| DenseFfn {
-            ffn_size,
-            bias,
-            activation,
-        };
-        let wide = self
-            .keys
-            .size("intermediate_size", self.defaults.ffn_size)?;
+        let network = |ffn_size, bias| DenseFfn { ffn_size, bias, activation };
+        let wide = self.keys.size("intermediate_size", self.defaults.ffn_size)?;
         let dense = Ffn::Dense(network(wide, bias));
         if self.defaults.experts == 0 {
             return Ok(vec![dense; count]);
@@ -350,9 +319,7 @@ impl Reader<'_> {
         let (experts, top_k) = self.expert_counts()?;
         let router = match self.family {
             Family::GptOss => Router::TopKSoftmax,
-            Family::Qwen3Moe => Router::SoftmaxTopK {
-                renormalise: self.keys.flag("norm_topk_prob", false)?,
-            },
+            Family::Qwen3Moe => Router::SoftmaxTopK { renormalise: self.keys.flag("norm_topk_prob", false)? },
             _ => Router::SoftmaxTopK { renormalise: true },
         };
         let moe = Ffn::Experts(ExpertFfn {
@@ -387,11 +354,7 @@ impl Reader<'_> {
             }
         };
         let experts = agreed("num_local_experts", "num_experts", self.defaults.experts)?;
-        let top_k = agreed(
-            "num_experts_per_tok",
-            "experts_per_token",
-            self.defaults.top_k,
-        )?;
+        let top_k = agreed("num_experts_per_tok", "experts_per_token", self.defaults.top_k)?;
         Ok((experts, top_k))
     }
 
@@ -400,15 +363,9 @@ impl Reader<'_> {
         let step = self.keys.size("decoder_sparse_step", 1)?;
         if step == 0 {
             let value = Value::from(0);
-            return Err(self.keys.unsupported(
-                "decoder_sparse_step",
-                &value,
-                "it must be at least 1",
-            ));
+            return Err(self.keys.unsupported("decoder_sparse_step", &value, "it must be at least 1"));
         }
-        let mut sparse: Vec<_> = (1..=count)
-            .map(|n| experts > 0 && n.is_multiple_of(step))
-            .collect();
+        let mut sparse: Vec<_> = (1..=count).map(|n| experts > 0 && n.is_multiple_of(step)).collect();
         for entry in self.keys.list("mlp_only_layers")?.into_iter().flatten() {
             let index = entry.as_u64().and_then(|i| usize::try_from(i).ok());
             let slot = index
@@ -423,9 +380,7 @@ impl Reader<'_> {
         let name = self.keys.text("hidden_act")?.unwrap_or("silu");
         if !matches!(name, "silu" | "swish") {
             let found = Value::from(name);
-            return Err(self
-                .keys
-                .unsupported("hidden_act", &found, "it must be silu"));
+            return Err(self.keys.unsupported("hidden_act", &found, "it must be silu"));
         }
         if self.family != Family::GptOss {
             return Ok(Activation::SwiGlu);

@@ -17,10 +17,7 @@ pub(super) fn read(keys: &mut Keys, around: &Surroundings) -> Result<Rope, HfErr
     let outer_theta = keys.number("rope_theta")?;
     let outer_original = keys.size_or_null("original_max_position_embeddings", None)?;
     let mut found = Vec::new();
-    for (name, place) in [
-        ("rope_scaling", "rope_scaling."),
-        ("rope_parameters", "rope_parameters."),
-    ] {
+    for (name, place) in [("rope_scaling", "rope_scaling."), ("rope_parameters", "rope_parameters.")] {
         if let Some(map) = keys.object(name)? {
             let rope = one(map, place, outer_theta, outer_original, around)?;
             found.push((name, map, rope));
@@ -73,18 +70,10 @@ fn one(
         return Err(keys.unsupported("partial_rotary_factor", value, "it must be 1.0 or absent"));
     }
     let kind = kind(&mut keys)?;
-    let mut reader = Reader {
-        keys: &mut keys,
-        kind,
-        outer_original,
-        max_context: around.max_context,
-    };
+    let mut reader = Reader { keys: &mut keys, kind, outer_original, max_context: around.max_context };
     let scaling = reader.scaling()?;
     keys.finish()?;
-    Ok(Rope {
-        theta: theta as f32,
-        scaling,
-    })
+    Ok(Rope { theta: theta as f32, scaling })
 }
 
 fn kind<'a>(keys: &mut Keys<'a>) -> Result<&'a str, HfError> {
@@ -111,13 +100,10 @@ impl Reader<'_, '_> {
     fn scaling(&mut self) -> Result<RopeScaling, HfError> {
         match self.kind {
             "default" => Ok(RopeScaling::None),
-            "linear" => Ok(RopeScaling::Linear {
-                factor: self.required("factor")? as f32,
-            }),
-            "dynamic" => Ok(RopeScaling::Dynamic {
-                factor: self.required("factor")? as f32,
-                original_context: self.max_context,
-            }),
+            "linear" => Ok(RopeScaling::Linear { factor: self.required("factor")? as f32 }),
+            "dynamic" => {
+                Ok(RopeScaling::Dynamic { factor: self.required("factor")? as f32, original_context: self.max_context })
+            }
             "yarn" => self.yarn(),
             "llama3" => Ok(RopeScaling::Llama3 {
                 factor: self.required("factor")? as f32,
@@ -135,18 +121,15 @@ impl Reader<'_, '_> {
     }
 
     fn required(&mut self, key: &'static str) -> Result<f64, HfError> {
-        self.keys.number(key)?.ok_or_else(|| HfError::Missing {
-            key: self.keys.path(key),
-            needed_by: format!("rope_type {}", self.kind),
-        })
+        self.keys
+            .number(key)?
+            .ok_or_else(|| HfError::Missing { key: self.keys.path(key), needed_by: format!("rope_type {}", self.kind) })
     }
 
     /// The one beside the object wins over the one inside, as in transformers; the last resort is the model's
     /// whole context.
     fn original(&mut self) -> Result<usize, HfError> {
-        let inner = self
-            .keys
-            .size_or_null("original_max_position_embeddings", None)?;
+        let inner = self.keys.size_or_null("original_max_position_embeddings", None)?;
         Ok(self.outer_original.or(inner).unwrap_or(self.max_context))
     }
 
@@ -162,11 +145,7 @@ impl Reader<'_, '_> {
         let mscale = self.keys.number("mscale")?.filter(|&m| m != 0.0);
         let mscale_all = self.keys.number("mscale_all_dim")?.filter(|&m| m != 0.0);
         let scale = |m: f64| {
-            if factor <= 1.0 {
-                1.0
-            } else {
-                0.1 * m * factor.ln() + 1.0
-            }
+            if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 }
         };
         let attention_factor = match (self.keys.number("attention_factor")?, mscale, mscale_all) {
             (Some(given), _, _) => given,
@@ -209,10 +188,7 @@ impl Reader<'_, '_> {
 
 /// An f32 as the shortest JSON number that reads back the same.
 pub(super) fn number(value: f32) -> Value {
-    value
-        .to_string()
-        .parse::<f64>()
-        .map_or(Value::Null, Value::from)
+    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
 /// `rope_parameters`; theta included.
@@ -225,14 +201,7 @@ pub(super) fn to_json(rope: &Rope) -> Value {
         RopeScaling::Dynamic { factor, .. } => {
             json!({ "rope_type": "dynamic", "factor": number(*factor) })
         }
-        RopeScaling::Yarn {
-            factor,
-            original_context,
-            beta_slow,
-            beta_fast,
-            truncate,
-            attention_factor,
-        } => json!({
+        RopeScaling::Yarn { factor, original_context, beta_slow, beta_fast, truncate, attention_factor } => json!({
             "rope_type": "yarn",
             "factor": number(*factor),
             "original_max_position_embeddings": original_context,
@@ -241,24 +210,14 @@ pub(super) fn to_json(rope: &Rope) -> Value {
             "truncate": truncate,
             "attention_factor": number(*attention_factor),
         }),
-        RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_context,
-        } => json!({
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => json!({
             "rope_type": "llama3",
             "factor": number(*factor),
             "low_freq_factor": number(*low_freq_factor),
             "high_freq_factor": number(*high_freq_factor),
             "original_max_position_embeddings": original_context,
         }),
-        RopeScaling::LongRope {
-            short_factor,
-            long_factor,
-            original_context,
-            attention_factor,
-        } => json!({
+        RopeScaling::LongRope { short_factor, long_factor, original_context, attention_factor } => json!({
             "rope_type": "longrope",
             "short_factor": short_factor.iter().copied().map(number).collect::<Vec<_>>(),
             "long_factor": long_factor.iter().copied().map(number).collect::<Vec<_>>(),

@@ -16,14 +16,10 @@ pub(super) fn write(config: &HfConfig) -> Result<String, HfError> {
     let architecture = config.decoder.family.architecture();
     let back = read::read(&text)?;
     match difference(&config.decoder, &back.decoder) {
-        Some(field) => Err(HfError::NotHeld {
-            architecture,
-            field,
-        }),
-        None if back.quantisation != config.quantisation => Err(HfError::NotHeld {
-            architecture,
-            field: "quantisation",
-        }),
+        Some(field) => Err(HfError::NotHeld { architecture, field }),
+        None if back.quantisation != config.quantisation => {
+            Err(HfError::NotHeld { architecture, field: "quantisation" })
+        }
         None => Ok(text),
     }
 }
@@ -98,8 +94,7 @@ fn feed_forward(map: &mut Map<String, Value>, c: &DecoderConfig) {
     if c.family == Family::Llama {
         put(map, "mlp_bias", any.bias);
     }
-    if let (Family::GptOss, Activation::ClampedSwiGlu { alpha, limit }) = (c.family, any.activation)
-    {
+    if let (Family::GptOss, Activation::ClampedSwiGlu { alpha, limit }) = (c.family, any.activation) {
         put(map, "swiglu_alpha", number(alpha));
         put(map, "swiglu_limit", number(limit));
     }
@@ -145,12 +140,7 @@ fn metadata(map: &mut Map<String, Value>, config: &HfConfig) {
     match config.quantisation {
         None => {}
         Some(Quantisation::GptOssMxfp4) => {
-            let plain = [
-                "model.layers.*.self_attn",
-                "model.layers.*.mlp.router",
-                "model.embed_tokens",
-                "lm_head",
-            ];
+            let plain = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"];
             let value = json!({ "quant_method": "mxfp4", "modules_to_not_convert": plain });
             put(map, "quantization_config", value);
         }
@@ -171,16 +161,10 @@ fn difference(a: &DecoderConfig, b: &DecoderConfig) -> Option<&'static str> {
     let checks = [
         ("QK-norm", a.qk_norm == b.qk_norm),
         ("biases of Q, K and V", a.qkv_bias == b.qkv_bias),
-        (
-            "bias of the output projection",
-            a.output_bias == b.output_bias,
-        ),
+        ("bias of the output projection", a.output_bias == b.output_bias),
         ("attention sinks", a.attention_sinks == b.attention_sinks),
         ("position embedding", a.position == b.position),
-        (
-            "windows of attention",
-            layers().all(|(x, y)| x.attention == y.attention),
-        ),
+        ("windows of attention", layers().all(|(x, y)| x.attention == y.attention)),
         ("feed-forward layers", layers().all(|(x, y)| x.ffn == y.ffn)),
         ("sizes", a == b),
     ];

@@ -6,18 +6,13 @@ use super::vocabulary::Vocabulary;
 use crate::files::FileError;
 use spec::validate::limits;
 use spec::{
-    Activation, AttentionLayer, DecoderConfig, DenseFfn, ExpertFfn, Family, Ffn, HfConfig, Layer,
-    Position, Rope, RopeScaling, Router,
+    Activation, AttentionLayer, DecoderConfig, DenseFfn, ExpertFfn, Family, Ffn, HfConfig, Layer, Position, Rope,
+    RopeScaling, Router,
 };
 use std::collections::HashSet;
 
 /// Keys of an architecture that say nothing about the arithmetic.
-const HARMLESS: &[&str] = &[
-    "rope.scaling.finetuned",
-    "tensor_data_layout",
-    "expert_shared_count",
-    "n_ctx_train",
-];
+const HARMLESS: &[&str] = &["rope.scaling.finetuned", "tensor_data_layout", "expert_shared_count", "n_ctx_train"];
 
 /// Reads typed values under a prefix and remembers which.
 pub(super) struct Reader<'a> {
@@ -28,11 +23,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(gguf: &'a Gguf, prefix: &str) -> Self {
-        Self {
-            gguf,
-            prefix: prefix.to_owned(),
-            used: HashSet::new(),
-        }
+        Self { gguf, prefix: prefix.to_owned(), used: HashSet::new() }
     }
 
     pub(super) fn error(&self, key: &str, problem: impl Into<String>) -> FileError {
@@ -69,9 +60,7 @@ impl<'a> Reader<'a> {
             }
             Some(value) => single(value),
         };
-        number
-            .map(Some)
-            .ok_or_else(|| self.error(key, "is not a whole number in range"))
+        number.map(Some).ok_or_else(|| self.error(key, "is not a whole number in range"))
     }
 
     fn size(&mut self, key: &str) -> Result<Option<usize>, FileError> {
@@ -111,20 +100,13 @@ impl<'a> Reader<'a> {
     }
 
     /// The elements of an array, each taken by `take`; none where the key is absent.
-    fn array<T>(
-        &mut self,
-        key: &str,
-        expected: &str,
-        take: impl Fn(Value) -> Option<T>,
-    ) -> Result<Vec<T>, FileError> {
+    fn array<T>(&mut self, key: &str, expected: &str, take: impl Fn(Value) -> Option<T>) -> Result<Vec<T>, FileError> {
         let (kind, count, start) = match self.value(key) {
             None => return Ok(Vec::new()),
             Some(&Value::Array { kind, count, start }) => (kind, count, start),
             Some(_) => (Kind::Array, 1, 0),
         };
-        let taken: Option<Vec<T>> = elements(&self.gguf.store, kind, count, start)
-            .map(take)
-            .collect();
+        let taken: Option<Vec<T>> = elements(&self.gguf.store, kind, count, start).map(take).collect();
         taken
             .filter(|list| list.len() == count)
             .ok_or_else(|| self.error(key, format!("is not an array of {expected}")))
@@ -158,10 +140,7 @@ impl<'a> Reader<'a> {
                 continue;
             };
             if !self.used.contains(key) && !HARMLESS.contains(&rest) {
-                return Err(self.error(
-                    rest,
-                    "is not supported; it may change what the model computes",
-                ));
+                return Err(self.error(rest, "is not supported; it may change what the model computes"));
             }
         }
         Ok(())
@@ -176,29 +155,18 @@ pub(in crate::files) fn decoder(gguf: &Gguf) -> Result<(HfConfig, Vocabulary), F
     let architecture = Architecture::ALL.into_iter().find(|a| a.name() == name);
     let architecture = architecture.ok_or_else(|| {
         let known = Architecture::ALL.map(Architecture::name).join(", ");
-        general.error(
-            "architecture",
-            format!("is \"{name}\"; supported are {known}"),
-        )
+        general.error("architecture", format!("is \"{name}\"; supported are {known}"))
     })?;
     let mut split = Reader::new(gguf, "split.");
     if split.size("count")?.is_some_and(|count| count > 1) {
-        let problem =
-            "says that the model is split; join the parts first (llama-gguf-split --merge)";
+        let problem = "says that the model is split; join the parts first (llama-gguf-split --merge)";
         return Err(split.error("count", problem));
     }
     let vocabulary = Vocabulary::read(gguf)?;
-    let mut builder = Builder {
-        gguf,
-        reader: Reader::new(gguf, &format!("{name}.")),
-        architecture,
-    };
+    let mut builder = Builder { gguf, reader: Reader::new(gguf, &format!("{name}.")), architecture };
     let decoder = builder.decoder(&vocabulary)?;
     builder.reader.finish()?;
-    decoder.validate().map_err(|source| FileError::Invalid {
-        path: gguf.store.path.clone(),
-        source,
-    })?;
+    decoder.validate().map_err(|source| FileError::Invalid { path: gguf.store.path.clone(), source })?;
     let mut config = HfConfig::new(decoder);
     config.bos = vocabulary.bos;
     config.eos = vocabulary.eos.into_iter().chain(vocabulary.eot).collect();
@@ -226,21 +194,14 @@ impl Builder<'_> {
     fn decoder(&mut self, vocabulary: &Vocabulary) -> Result<DecoderConfig, FileError> {
         let hidden_size = self.required("embedding_length")?;
         let heads = self.required("attention.head_count")?;
-        let kv_heads = self
-            .reader
-            .size("attention.head_count_kv")?
-            .unwrap_or(heads);
+        let kv_heads = self.reader.size("attention.head_count_kv")?.unwrap_or(heads);
         let head_dim = self.head_dim(hidden_size, heads)?;
         let norm_eps = self.reader.number("attention.layer_norm_rms_epsilon")?;
-        let norm_eps = self
-            .reader
-            .required("attention.layer_norm_rms_epsilon", norm_eps)?;
+        let norm_eps = self.reader.required("attention.layer_norm_rms_epsilon", norm_eps)?;
         let max_context = self.required("context_length")?;
         let stated = self.reader.size("vocab_size")?;
         let embedding = self.gguf.store.get("token_embd.weight");
-        let vocab_size = stated
-            .or(embedding.and_then(|t| t.shape.first().copied()))
-            .unwrap_or(vocabulary.tokens.len());
+        let vocab_size = stated.or(embedding.and_then(|t| t.shape.first().copied())).unwrap_or(vocabulary.tokens.len());
         self.neutral()?;
         let layers = self.layers()?;
         Ok(DecoderConfig {
@@ -283,8 +244,7 @@ impl Builder<'_> {
             if let Some(size) = self.reader.size(other)?
                 && size != head_dim
             {
-                let problem =
-                    format!("is {size}; only the width of a head ({head_dim}) is supported");
+                let problem = format!("is {size}; only the width of a head ({head_dim}) is supported");
                 return Err(self.reader.error(other, problem));
             }
         }
@@ -294,18 +254,12 @@ impl Builder<'_> {
     /// Keys whose usual value changes nothing, and any other would.
     fn neutral(&mut self) -> Result<(), FileError> {
         for key in ["expert_weights_scale", "attention.scale", "logit_scale"] {
-            if self
-                .reader
-                .number(key)?
-                .is_some_and(|n| n != 0.0 && n != 1.0)
-            {
+            if self.reader.number(key)?.is_some_and(|n| n != 0.0 && n != 1.0) {
                 return Err(self.reader.error(key, "is not supported"));
             }
         }
         if self.reader.flag("attention.causal")? == Some(false) {
-            return Err(self
-                .reader
-                .error("attention.causal", "is false, which is not supported"));
+            return Err(self.reader.error("attention.causal", "is false, which is not supported"));
         }
         let usual = match self.architecture {
             Architecture::GptOss => [0, 3],
@@ -343,14 +297,8 @@ impl Builder<'_> {
 
     fn ffn(&mut self) -> Result<Ffn, FileError> {
         let is_oss = self.architecture == Architecture::GptOss;
-        let activation = if is_oss {
-            Activation::ClampedSwiGlu {
-                alpha: 1.702,
-                limit: 7.0,
-            }
-        } else {
-            Activation::SwiGlu
-        };
+        let activation =
+            if is_oss { Activation::ClampedSwiGlu { alpha: 1.702, limit: 7.0 } } else { Activation::SwiGlu };
         let wide = self.reader.size("feed_forward_length")?;
         let expert_wide = self.reader.size("expert_feed_forward_length")?;
         let experts = self.reader.size("expert_count")?.unwrap_or(0);
@@ -358,18 +306,12 @@ impl Builder<'_> {
         let normalised = self.reader.flag("expert_weights_norm")?;
         if experts == 0 {
             let ffn_size = self.reader.required("feed_forward_length", wide)?;
-            return Ok(Ffn::Dense(DenseFfn {
-                ffn_size,
-                bias: self.has("blk.0.ffn_gate.bias"),
-                activation,
-            }));
+            return Ok(Ffn::Dense(DenseFfn { ffn_size, bias: self.has("blk.0.ffn_gate.bias"), activation }));
         }
         let ffn_size = expert_wide.or(wide);
         let router = match self.architecture {
             Architecture::GptOss => Router::TopKSoftmax,
-            _ => Router::SoftmaxTopK {
-                renormalise: normalised.unwrap_or(true),
-            },
+            _ => Router::SoftmaxTopK { renormalise: normalised.unwrap_or(true) },
         };
         Ok(Ffn::Experts(ExpertFfn {
             experts,
@@ -387,15 +329,9 @@ impl Builder<'_> {
 
     fn rope(&mut self, head_dim: usize, max_context: usize) -> Result<Rope, FileError> {
         let theta = self.reader.number("rope.freq_base")?.unwrap_or(10000.0);
-        let factor = self
-            .reader
-            .number("rope.scaling.factor")?
-            .filter(|&f| f != 0.0);
+        let factor = self.reader.number("rope.scaling.factor")?.filter(|&f| f != 0.0);
         let original = self.reader.size("rope.scaling.original_context_length")?;
-        let attention = self
-            .reader
-            .number("rope.scaling.attn_factor")?
-            .unwrap_or(1.0);
+        let attention = self.reader.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
         let beta_fast = self.reader.number("rope.scaling.yarn_beta_fast")?;
         let beta_slow = self.reader.number("rope.scaling.yarn_beta_slow")?;
         let kind = self.reader.text("rope.scaling.type")?;

@@ -67,12 +67,7 @@ impl Metadata {
         self.array(key, 8, values.iter(), |bytes, text| push_text(bytes, text));
     }
 
-    pub(super) fn model(
-        &mut self,
-        source: &Checkpoint,
-        architecture: Architecture,
-        weights: GgufWeights,
-    ) {
+    pub(super) fn model(&mut self, source: &Checkpoint, architecture: Architecture, weights: GgufWeights) {
         let config = source.decoder();
         let arch = architecture.name();
         self.text("general.architecture", arch);
@@ -113,10 +108,7 @@ impl Metadata {
                 }
             }
         }
-        self.float(
-            &format!("{arch}.attention.layer_norm_rms_epsilon"),
-            config.norm_eps,
-        );
+        self.float(&format!("{arch}.attention.layer_norm_rms_epsilon"), config.norm_eps);
         if let Position::Rope(rope) = &config.position {
             self.rope(&format!("{arch}.rope."), rope);
         }
@@ -130,14 +122,7 @@ impl Metadata {
                 self.text(&key("scaling.type"), "linear");
                 self.float(&key("scaling.factor"), *factor);
             }
-            RopeScaling::Yarn {
-                factor,
-                original_context,
-                beta_slow,
-                beta_fast,
-                attention_factor,
-                ..
-            } => {
+            RopeScaling::Yarn { factor, original_context, beta_slow, beta_fast, attention_factor, .. } => {
                 self.text(&key("scaling.type"), "yarn");
                 self.float(&key("scaling.factor"), *factor);
                 self.integer(&key("scaling.original_context_length"), *original_context);
@@ -148,12 +133,9 @@ impl Metadata {
                     self.float(&key("scaling.attn_factor"), attention_factor / own);
                 }
             }
-            RopeScaling::LongRope {
-                short_factor,
-                long_factor,
-                original_context,
-                attention_factor,
-            } if short_factor != long_factor || *attention_factor != 1.0 => {
+            RopeScaling::LongRope { short_factor, long_factor, original_context, attention_factor }
+                if short_factor != long_factor || *attention_factor != 1.0 =>
+            {
                 self.text(&key("scaling.type"), "longrope");
                 self.integer(&key("scaling.original_context_length"), *original_context);
                 self.float(&key("scaling.attn_factor"), *attention_factor);
@@ -216,11 +198,9 @@ impl Metadata {
                 self.integer(&format!("tokenizer.ggml.{key}"), id as usize);
             }
         }
-        for (key, flag) in [
-            ("add_bos_token", v.add_bos),
-            ("add_eos_token", v.add_eos),
-            ("add_space_prefix", v.add_space_prefix),
-        ] {
+        for (key, flag) in
+            [("add_bos_token", v.add_bos), ("add_eos_token", v.add_eos), ("add_space_prefix", v.add_space_prefix)]
+        {
             if let Some(flag) = flag {
                 self.flag(&format!("tokenizer.ggml.{key}"), flag);
             }

@@ -55,22 +55,12 @@ pub(super) fn name(architecture: Architecture, id: ParameterId) -> String {
 
 /// The order of a parameter's outputs in the file.
 pub(super) fn order(architecture: Architecture, id: ParameterId, head_dim: usize) -> RowOrder {
-    let rotated = matches!(
-        id.role,
-        Role::QProj | Role::KProj | Role::QBias | Role::KBias
-    );
-    RowOrder {
-        interleaved: (rotated && architecture == Architecture::Llama).then_some(head_dim),
-        ..RowOrder::PLAIN
-    }
+    let rotated = matches!(id.role, Role::QProj | Role::KProj | Role::QBias | Role::KBias);
+    RowOrder { interleaved: (rotated && architecture == Architecture::Llama).then_some(head_dim), ..RowOrder::PLAIN }
 }
 
 /// Where a GGUF file has a parameter.
-pub(in crate::files) fn placement(
-    store: &TensorStore,
-    config: &DecoderConfig,
-    id: ParameterId,
-) -> Placement {
+pub(in crate::files) fn placement(store: &TensorStore, config: &DecoderConfig, id: ParameterId) -> Placement {
     let architecture = Architecture::of(config.family);
     let mut name = name(architecture, id);
     let experts = id.layer.and_then(|l| match &config.layers[l].ffn {
@@ -97,11 +87,7 @@ pub(in crate::files) fn placement(
 
 /// Tensors that are no parameters: frequencies, which the config has taken in, or which it implies.
 pub(in crate::files) fn is_known_extra(name: &str) -> bool {
-    let frequencies = [
-        "rope_freqs.weight",
-        "rope_factors_long.weight",
-        "rope_factors_short.weight",
-    ];
+    let frequencies = ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
     frequencies.contains(&name) || name.ends_with(".attn_rot_embd.weight")
 }
 

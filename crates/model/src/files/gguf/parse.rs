@@ -61,9 +61,7 @@ pub(super) enum Kind {
 impl Kind {
     fn from_number(number: u32) -> Option<Self> {
         use Kind::*;
-        let kinds = [
-            U8, I8, U16, I16, U32, I32, F32, Bool, Text, Array, U64, I64, F64,
-        ];
+        let kinds = [U8, I8, U16, I16, U32, I32, F32, Bool, Text, Array, U64, I64, F64];
         kinds.get(number as usize).copied()
     }
 
@@ -89,8 +87,7 @@ impl<'a> Cursor<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
         let end = self.at.checked_add(count);
         let taken = end.and_then(|end| self.bytes.get(self.at..end));
-        let taken = taken
-            .ok_or_else(|| format!("{count} bytes are needed at {}, past its end", self.at))?;
+        let taken = taken.ok_or_else(|| format!("{count} bytes are needed at {}, past its end", self.at))?;
         self.at += count;
         Ok(taken)
     }
@@ -180,16 +177,12 @@ impl Gguf {
     pub(in crate::files) fn open(path: &Path) -> Result<Self, FileError> {
         let file = MappedFile::open(path)?;
         let mut store = TensorStore::new(path.to_owned());
-        let (values, tensors) =
-            header(file.bytes()).map_err(|problem| FileError::malformed(path, problem))?;
+        let (values, tensors) = header(file.bytes()).map_err(|problem| FileError::malformed(path, problem))?;
         for (name, tensor) in tensors {
             store.insert(name, tensor)?;
         }
         store.files.push(file);
-        Ok(Self {
-            metadata: Metadata { values },
-            store,
-        })
+        Ok(Self { metadata: Metadata { values }, store })
     }
 }
 
@@ -206,9 +199,7 @@ fn header(bytes: &[u8]) -> Result<Header, String> {
             return Err("it is big endian, which is not supported".into());
         }
         version => {
-            return Err(format!(
-                "GGUF version {version} is not supported; 2 and 3 are"
-            ));
+            return Err(format!("GGUF version {version} is not supported; 2 and 3 are"));
         }
     }
     let tensor_count = cursor.count("tensors", 24)?;
@@ -217,9 +208,7 @@ fn header(bytes: &[u8]) -> Result<Header, String> {
     for _ in 0..value_count {
         let key = cursor.name()?;
         let kind = cursor.kind()?;
-        let value = cursor
-            .value(kind)
-            .map_err(|problem| format!("metadata key \"{key}\": {problem}"))?;
+        let value = cursor.value(kind).map_err(|problem| format!("metadata key \"{key}\": {problem}"))?;
         if values.insert(key.clone(), value).is_some() {
             return Err(format!("metadata key \"{key}\" is there twice"));
         }
@@ -229,14 +218,9 @@ fn header(bytes: &[u8]) -> Result<Header, String> {
         Some(&Value::Integer(n)) if (1..=1 << 20).contains(&n) && n.count_ones() == 1 => n as usize,
         Some(_) => return Err("its \"general.alignment\" is no power of two".into()),
     };
-    let directory = (0..tensor_count)
-        .map(|_| entry(&mut cursor))
-        .collect::<Result<Vec<_>, _>>()?;
+    let directory = (0..tensor_count).map(|_| entry(&mut cursor)).collect::<Result<Vec<_>, _>>()?;
     let data = cursor.at.next_multiple_of(alignment);
-    let tensors = directory
-        .into_iter()
-        .map(|entry| entry.place(data, bytes.len()))
-        .collect::<Result<_, _>>()?;
+    let tensors = directory.into_iter().map(|entry| entry.place(data, bytes.len())).collect::<Result<_, _>>()?;
     Ok((values, tensors))
 }
 
@@ -262,12 +246,7 @@ fn entry(cursor: &mut Cursor) -> Result<Entry, String> {
     }
     // The file lists the innermost dimension first.
     shape.reverse();
-    Ok(Entry {
-        name,
-        shape,
-        kind: cursor.u32()?,
-        offset: cursor.u64()?,
-    })
+    Ok(Entry { name, shape, kind: cursor.u32()?, offset: cursor.u64()? })
 }
 
 impl Entry {
@@ -280,30 +259,18 @@ impl Entry {
             .filter(|&start| start <= length)
             .ok_or_else(|| format!("tensor \"{name}\" starts past its end"))?;
         let outside = || format!("tensor \"{name}\" {:?} does not fit into it", self.shape);
-        let count = self
-            .shape
-            .iter()
-            .try_fold(1usize, |product, &size| product.checked_mul(size))
-            .ok_or_else(outside)?;
+        let count =
+            self.shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size)).ok_or_else(outside)?;
         // The size of a type that nothing here reads is not known; it is refused when somebody asks for it.
         let bytes = match encoding {
             None => 0,
             Some(encoding) => {
                 let inner = self.shape.last().copied().unwrap_or(1);
                 let whole = encoding.bytes(inner).is_some();
-                encoding
-                    .bytes(count)
-                    .filter(|&bytes| whole && bytes <= length - start)
-                    .ok_or_else(outside)?
+                encoding.bytes(count).filter(|&bytes| whole && bytes <= length - start).ok_or_else(outside)?
             }
         };
-        let tensor = StoredTensor {
-            encoding,
-            type_name,
-            shape: self.shape,
-            file: 0,
-            range: start..start + bytes,
-        };
+        let tensor = StoredTensor { encoding, type_name, shape: self.shape, file: 0, range: start..start + bytes };
         Ok((name, tensor))
     }
 }
@@ -343,13 +310,46 @@ impl Metadata {
 }
 
 /// The elements of an array, read again from the file that it was checked in.
-pub(super) fn elements(
-    store: &TensorStore,
-    kind: Kind,
-    count: usize,
-    start: usize,
-) -> impl Iterator<Item = Value> {
+pub(super) fn elements(store: &TensorStore, kind: Kind, count: usize, start: usize) -> impl Iterator<Item = Value> {
     let bytes = store.files.first().map_or(&[][..], MappedFile::bytes);
     let mut cursor = Cursor { bytes, at: start };
     (0..count).map_while(move |_| cursor.value(kind).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    #[test]
+    fn every_kind_of_value_is_read() {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/gguf/types.gguf");
+        let gguf = Gguf::open(&path).unwrap();
+        let integers = [
+            ("uint8", 200),
+            ("int8", -100),
+            ("uint16", 60_000),
+            ("int16", -30_000),
+            ("uint32", 4_000_000_000),
+            ("int32", -2_000_000_000),
+            ("uint64", (1 << 63) + 5),
+            ("int64", -(1 << 62)),
+        ];
+        let mut expected: Vec<(&str, Value)> = integers.map(|(k, n)| (k, Value::Integer(n))).to_vec();
+        expected.push(("float32", Value::Float(0.15625)));
+        expected.push(("float64", Value::Float(0.1)));
+        expected.push(("bool", Value::Bool(true)));
+        expected.push(("string", Value::Text("größer 🙂".into())));
+        for (kind, value) in expected {
+            let single = gguf.metadata.get(&format!("test.{kind}")).unwrap();
+            let value = format!("{value:?}");
+            assert_eq!(format!("{single:?}"), value);
+            let array = gguf.metadata.get(&format!("test.array.{kind}"));
+            let Some(&Value::Array { kind, count, start }) = array else {
+                panic!("no array of {kind}");
+            };
+            let all: Vec<_> = elements(&gguf.store, kind, count, start).map(|v| format!("{v:?}")).collect();
+            assert_eq!(all, [value.clone(), value.clone(), value]);
+        }
+    }
 }

@@ -24,12 +24,7 @@ pub(in crate::files) fn dequantise(encoding: Encoding, bytes: &[u8], out: &mut [
 }
 
 /// Writes codes (one a byte, in the order of the inputs) and scales where blocks are exactly that.
-pub(in crate::files) fn read_codes(
-    encoding: Encoding,
-    bytes: &[u8],
-    codes: &mut [u8],
-    scales: &mut [f32],
-) -> bool {
+pub(in crate::files) fn read_codes(encoding: Encoding, bytes: &[u8], codes: &mut [u8], scales: &mut [f32]) -> bool {
     let (values, size) = encoding.block();
     if !matches!(encoding, Encoding::Q8_0 | Encoding::Q4_0 | Encoding::Mxfp4) {
         return false;
@@ -97,10 +92,7 @@ fn packed_scale(packed: &[u8], group: usize) -> (f32, f32) {
     let (scale, minimum) = if group < 4 {
         (packed[group] & 63, packed[group + 4] & 63)
     } else {
-        (
-            packed[group + 4] & 15 | packed[group - 4] >> 6 << 4,
-            packed[group + 4] >> 4 | packed[group] >> 6 << 4,
-        )
+        (packed[group + 4] & 15 | packed[group - 4] >> 6 << 4, packed[group + 4] >> 4 | packed[group] >> 6 << 4)
     };
     (f32::from(scale), f32::from(minimum))
 }
@@ -113,12 +105,7 @@ fn q4_k(bytes: &[u8], out: &mut [f32]) {
 /// As Q4_K, with 32 bytes of fifth bits before the codes: bit g of byte i belongs to value i of group g.
 fn q5_k(bytes: &[u8], out: &mut [f32]) {
     let high = &bytes[16..48];
-    k_with_minimum(
-        bytes,
-        &bytes[48..],
-        |group, i| (high[i] >> group & 1) << 4,
-        out,
-    );
+    k_with_minimum(bytes, &bytes[48..], |group, i| (high[i] >> group & 1) << 4, out);
 }
 
 fn k_with_minimum(bytes: &[u8], codes: &[u8], high: impl Fn(usize, usize) -> u8, out: &mut [f32]) {
@@ -146,5 +133,57 @@ fn q6_k(bytes: &[u8], out: &mut [f32]) {
         let high = high[half * 32 + column] >> (row * 2) & 3;
         let code = f32::from(low | high << 4) - 32.0;
         *value = scale * f32::from(rest[i / 16] as i8) * code;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::files::gguf::Gguf;
+    use crate::files::placement::{Coding, Placement, RowOrder};
+    use ::safetensors::SafeTensors;
+    use std::path::PathBuf;
+    use tensor::MatrixSource;
+    use tensor::format::dequantise_row;
+
+    fn fixture(name: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/gguf").join(name)
+    }
+
+    fn place(name: &str, expert: Option<(usize, usize)>) -> Placement {
+        Placement { name: name.into(), coding: Coding::Inline, expert, order: RowOrder::PLAIN, transposed: false }
+    }
+
+    /// Every type dequantises to the bits that ggml's own code gives, and where a row can be had as codes, they
+    /// stand for the same values.
+    #[test]
+    fn every_block_type_is_bit_identical_to_ggml() {
+        let gguf = Gguf::open(&fixture("types.gguf")).unwrap();
+        let bytes = std::fs::read(fixture("types.safetensors")).unwrap();
+        let expected = SafeTensors::deserialize(&bytes).unwrap();
+        for (name, view) in expected.tensors() {
+            let stacked = view.shape().len() == 3;
+            let experts = if stacked { view.shape()[0] } else { 1 };
+            let [.., rows, cols] = *view.shape() else { panic!("{name} is a vector") };
+            let mut theirs = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+            for expert in 0..experts {
+                let place = place(&name, stacked.then_some((expert, experts)));
+                let matrix = place.matrix(&gguf.store, rows, cols).unwrap();
+                for row in 0..rows {
+                    let expected: Vec<f32> = theirs.by_ref().take(cols).collect();
+                    let mut values = vec![0.0; cols];
+                    matrix.read_f32(row, &mut values);
+                    let same = |a: &[f32]| a.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same(&values), "{name}, row {row}");
+                    let format = matrix.format();
+                    let mut codes = vec![0; cols];
+                    let mut scales = vec![0.0; cols.div_ceil(format.group())];
+                    if matrix.read_codes(row, &mut codes, &mut scales) {
+                        dequantise_row(format, &codes, &scales, &mut values);
+                        // A zero may come out with the other sign.
+                        assert_eq!(values, expected, "codes of {name}, row {row}");
+                    }
+                }
+            }
+        }
     }
 }

@@ -63,10 +63,7 @@ impl Vocabulary {
             chat_template: Reader::new(gguf, "tokenizer.").text("chat_template")?,
         };
         let tokens = vocabulary.tokens.len();
-        for (key, length) in [
-            ("scores", vocabulary.scores.len()),
-            ("token_type", vocabulary.token_types.len()),
-        ] {
+        for (key, length) in [("scores", vocabulary.scores.len()), ("token_type", vocabulary.token_types.len())] {
             if length != 0 && length != tokens {
                 let problem = format!("has {length} entries for {tokens} tokens");
                 return Err(reader.error(key, problem));

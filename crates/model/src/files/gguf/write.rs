@@ -6,9 +6,7 @@ use super::{Architecture, Vocabulary};
 use crate::files::FileError;
 use crate::files::checkpoint::Checkpoint;
 use crate::files::encode::{Encoder, Target, push_floats};
-use spec::{
-    Activation, DecoderConfig, Family, Ffn, Parameter, Position, Role, Rope, RopeScaling, Router,
-};
+use spec::{Activation, DecoderConfig, Ffn, Parameter, Position, Role, Rope, RopeScaling, Router};
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -42,9 +40,7 @@ pub fn write_gguf(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), FileError> {
     if path.exists() {
-        return Err(FileError::Exists {
-            path: path.to_owned(),
-        });
+        return Err(FileError::Exists { path: path.to_owned() });
     }
     let config = source.decoder();
     let architecture = Architecture::of(config.family);
@@ -58,10 +54,7 @@ pub fn write_gguf(
     let written = File::create(&partial)
         .map_err(FileError::io(&partial, "create"))
         .and_then(|file| {
-            let mut writer = Writer {
-                file: BufWriter::with_capacity(1 << 20, file),
-                path: &partial,
-            };
+            let mut writer = Writer { file: BufWriter::with_capacity(1 << 20, file), path: &partial };
             writer.header(&metadata, &extra, &tensors)?;
             writer.tensors(source, architecture, &extra, &tensors, progress)
         })
@@ -78,10 +71,7 @@ fn partial_name(path: &Path) -> PathBuf {
 }
 
 fn cannot_hold(architecture: Architecture, why: &str) -> FileError {
-    FileError::CannotHold {
-        layout: format!("GGUF architecture {}", architecture.name()),
-        why: why.to_owned(),
-    }
+    FileError::CannotHold { layout: format!("GGUF architecture {}", architecture.name()), why: why.to_owned() }
 }
 
 /// What llama.cpp has no key for, and computes in its own way whatever the file says.
@@ -132,14 +122,7 @@ fn check_ffn(ffn: &Ffn, is_oss: bool) -> Result<(), &'static str> {
         Ffn::Dense(dense) => (dense, None),
         Ffn::Experts(moe) => (&moe.expert, Some(moe)),
     };
-    let usual = if is_oss {
-        Activation::ClampedSwiGlu {
-            alpha: 1.702,
-            limit: 7.0,
-        }
-    } else {
-        Activation::SwiGlu
-    };
+    let usual = if is_oss { Activation::ClampedSwiGlu { alpha: 1.702, limit: 7.0 } } else { Activation::SwiGlu };
     if network.activation != usual {
         return Err("it has SwiGLU, and in gpt-oss the clamped one with alpha 1.702 and limit 7");
     }
@@ -166,28 +149,17 @@ fn frequency_divisors(config: &DecoderConfig) -> Vec<(&'static str, Vec<f32>)> {
     };
     match &rope.scaling {
         RopeScaling::Llama3 { .. } => {
-            let plain = Rope {
-                scaling: RopeScaling::None,
-                ..rope.clone()
-            };
+            let plain = Rope { scaling: RopeScaling::None, ..rope.clone() };
             let (plain, _) = plain.frequencies(config.head_dim, config.max_context);
             let (scaled, _) = rope.frequencies(config.head_dim, config.max_context);
             let divisors = plain.iter().zip(scaled).map(|(p, s)| p / s).collect();
             vec![("rope_freqs.weight", divisors)]
         }
-        RopeScaling::LongRope {
-            short_factor,
-            long_factor,
-            attention_factor,
-            ..
-        } => {
+        RopeScaling::LongRope { short_factor, long_factor, attention_factor, .. } => {
             if short_factor == long_factor && *attention_factor == 1.0 {
                 return vec![("rope_freqs.weight", short_factor.clone())];
             }
-            vec![
-                ("rope_factors_long.weight", long_factor.clone()),
-                ("rope_factors_short.weight", short_factor.clone()),
-            ]
+            vec![("rope_factors_long.weight", long_factor.clone()), ("rope_factors_short.weight", short_factor.clone())]
         }
         _ => Vec::new(),
     }
@@ -209,11 +181,7 @@ impl Planned<'_> {
     }
 }
 
-fn plan(
-    source: &Checkpoint,
-    architecture: Architecture,
-    weights: GgufWeights,
-) -> Result<Vec<Planned<'_>>, FileError> {
+fn plan(source: &Checkpoint, architecture: Architecture, weights: GgufWeights) -> Result<Vec<Planned<'_>>, FileError> {
     let mut tensors: Vec<Planned> = Vec::new();
     let mut index: HashMap<String, usize> = HashMap::new();
     for parameter in source.table.iter() {
@@ -240,11 +208,7 @@ fn plan(
     Ok(tensors)
 }
 
-fn target(
-    source: &Checkpoint,
-    parameter: &Parameter,
-    weights: GgufWeights,
-) -> Result<Target, FileError> {
+fn target(source: &Checkpoint, parameter: &Parameter, weights: GgufWeights) -> Result<Target, FileError> {
     let [_, cols] = parameter.shape[..] else {
         return Ok(Target::F32);
     };
@@ -341,19 +305,14 @@ impl Writer<'_> {
             for parameter in &tensor.members {
                 match parameter.shape.len() {
                     1 => self.vector(source, architecture, parameter)?,
-                    _ => {
-                        self.matrix(source, architecture, parameter, tensor.target, &mut encoder)?
-                    }
+                    _ => self.matrix(source, architecture, parameter, tensor.target, &mut encoder)?,
                 }
             }
             self.pad(tensor.bytes())?;
             done += tensor.bytes();
             progress(done as u64, total as u64);
         }
-        let flushed = self
-            .file
-            .flush()
-            .and_then(|()| self.file.get_ref().sync_all());
+        let flushed = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
         flushed.map_err(FileError::io(self.path, "write"))
     }
 
@@ -371,9 +330,7 @@ impl Writer<'_> {
     ) -> Result<(), FileError> {
         let values = source.vector(parameter.id)?;
         let order = order(architecture, parameter.id, source.decoder().head_dim);
-        let ordered: Vec<_> = (0..values.len())
-            .map(|i| values[order.logical(i)])
-            .collect();
+        let ordered: Vec<_> = (0..values.len()).map(|i| values[order.logical(i)]).collect();
         self.floats(&parameter.name, &ordered)
     }
 

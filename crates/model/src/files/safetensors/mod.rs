@@ -31,10 +31,7 @@ pub(super) fn open(folder: &Path) -> Result<TensorStore, FileError> {
         let why = format!(
             "it has neither {SINGLE} nor {INDEX} (PyTorch .bin weights must be converted to safetensors first)"
         );
-        return Err(FileError::NotAModel {
-            path: folder.to_owned(),
-            why,
-        });
+        return Err(FileError::NotAModel { path: folder.to_owned(), why });
     }
     let (shards, names) = read_index(&index)?;
     for shard in shards {
@@ -58,12 +55,9 @@ fn read_index(path: &Path) -> Result<(BTreeSet<String>, Vec<String>), FileError>
     };
     let mut shards = BTreeSet::new();
     for (name, file) in map {
-        let plain = file
-            .as_str()
-            .filter(|f| !f.contains(['/', '\\']) && f.ends_with(".safetensors"));
+        let plain = file.as_str().filter(|f| !f.contains(['/', '\\']) && f.ends_with(".safetensors"));
         let Some(file) = plain else {
-            let problem =
-                format!("\"{name}\" lies in {file}, not in a .safetensors file beside it");
+            let problem = format!("\"{name}\" lies in {file}, not in a .safetensors file beside it");
             return Err(FileError::malformed(path, problem));
         };
         shards.insert(file.to_owned());
@@ -95,9 +89,7 @@ fn add_file(store: &mut TensorStore, path: &Path) -> Result<(), FileError> {
 /// Where the data starts, and the header; the crate checks that tensors fill the data without gaps or overlaps.
 fn header(file: &MappedFile) -> Result<(usize, Metadata), String> {
     let bytes = file.bytes();
-    let (length, rest) = bytes
-        .split_first_chunk::<8>()
-        .ok_or("it is too short for a header")?;
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or("it is too short for a header")?;
     let length = u64::from_le_bytes(*length);
     let header = usize::try_from(length)
         .ok()
@@ -109,9 +101,7 @@ fn header(file: &MappedFile) -> Result<(usize, Metadata), String> {
     let held = bytes.len() - data;
     let promised = metadata.data_len();
     if promised != held {
-        return Err(format!(
-            "its header promises {promised} bytes of tensors, there are {held}"
-        ));
+        return Err(format!("its header promises {promised} bytes of tensors, there are {held}"));
     }
     Ok((data, metadata))
 }

@@ -52,19 +52,13 @@ fn write_sharded(
 ) -> Result<(), FileError> {
     let occupied = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
     if occupied || folder.is_file() {
-        return Err(FileError::Exists {
-            path: folder.to_owned(),
-        });
+        return Err(FileError::Exists { path: folder.to_owned() });
     }
     let config = config_json(source, weights)?;
     let partial = partial_name(folder);
     let _ = fs::remove_dir_all(&partial);
     fs::create_dir_all(&partial).map_err(FileError::io(&partial, "create"))?;
-    let writer = Writer {
-        source,
-        weights,
-        folder: &partial,
-    };
+    let writer = Writer { source, weights, folder: &partial };
     let finish = || {
         let path = partial.join("config.json");
         fs::write(&path, config).map_err(FileError::io(&path, "write"))?;
@@ -88,20 +82,14 @@ fn partial_name(folder: &Path) -> PathBuf {
 }
 
 fn config_json(source: &Checkpoint, weights: Weights) -> Result<String, FileError> {
-    let mut config = HfConfig {
-        quantisation: None,
-        ..source.config.clone()
-    };
+    let mut config = HfConfig { quantisation: None, ..source.config.clone() };
     match weights {
         Weights::F32 => config.dtype = Some("float32".into()),
         Weights::F16 => config.dtype = Some("float16".into()),
         Weights::Bf16 => config.dtype = Some("bfloat16".into()),
         Weights::Quantised(format) => config.quantisation = Some(Quantisation::Lyceum(format)),
     }
-    config.to_json().map_err(|source_error| FileError::Config {
-        path: source.path().to_owned(),
-        source: source_error,
-    })
+    config.to_json().map_err(|source_error| FileError::Config { path: source.path().to_owned(), source: source_error })
 }
 
 /// A tensor to write, with the parameters that it consists of: those that take turns along its outputs stand
@@ -122,12 +110,7 @@ impl<'a> Planned<'a> {
             Weights::Quantised(format) if first.id.role.is_quantisable() => Target::Codes(format),
             Weights::Quantised(_) => Target::keeping(source.stored_encoding(first)),
         };
-        Self {
-            name: first.name.clone(),
-            members: Vec::new(),
-            target,
-            shape: Vec::new(),
-        }
+        Self { name: first.name.clone(), members: Vec::new(), target, shape: Vec::new() }
     }
 
     /// Once all members are known.
@@ -158,13 +141,7 @@ impl<'a> Planned<'a> {
     }
 
     fn is_transposed(&self) -> bool {
-        let transposed = matches!(
-            self.members[0].view,
-            View::Stacked {
-                transposed: true,
-                ..
-            }
-        );
+        let transposed = matches!(self.members[0].view, View::Stacked { transposed: true, .. });
         transposed && !matches!(self.target, Target::Codes(_))
     }
 
@@ -174,11 +151,7 @@ impl<'a> Planned<'a> {
             let bytes = shape.iter().product::<usize>() * encoding.block().1;
             (name, dtype(encoding), shape, bytes as u64)
         };
-        let mut entries = vec![sized(
-            self.name.clone(),
-            self.target.encoding(),
-            self.shape.clone(),
-        )];
+        let mut entries = vec![sized(self.name.clone(), self.target.encoding(), self.shape.clone())];
         if let (Target::Codes(format), [_, cols]) = (self.target, &self.members[0].shape[..]) {
             let mut shape = self.shape.clone();
             if let Some(last) = shape.last_mut() {
@@ -227,11 +200,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn write_weights(
-        &self,
-        shard_bytes: u64,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<(), FileError> {
+    fn write_weights(&self, shard_bytes: u64, progress: &mut dyn FnMut(u64, u64)) -> Result<(), FileError> {
         let tensors = plan(&self.source.table, self.source, self.weights);
         let total: u64 = tensors.iter().map(Planned::bytes).sum();
         let shards = into_shards(tensors, shard_bytes);
@@ -258,18 +227,9 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn write_shard(
-        &self,
-        path: &Path,
-        tensors: &[Planned],
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<(), FileError> {
+    fn write_shard(&self, path: &Path, tensors: &[Planned], progress: &mut dyn FnMut(u64)) -> Result<(), FileError> {
         let file = File::create(path).map_err(FileError::io(path, "create"))?;
-        let mut out = Output {
-            file: BufWriter::with_capacity(1 << 20, file),
-            path,
-            encoder: Encoder::default(),
-        };
+        let mut out = Output { file: BufWriter::with_capacity(1 << 20, file), path, encoder: Encoder::default() };
         out.bytes(&header(tensors))?;
         for tensor in tensors {
             self.write_tensor(tensor, &mut out)?;
@@ -284,10 +244,7 @@ impl Writer<'_> {
             match tensor.members[0].shape[..] {
                 [length] => self.write_vectors(members, length, tensor, out)?,
                 [rows, cols] => {
-                    let matrices = members
-                        .iter()
-                        .map(|p| self.source.matrix(p.id))
-                        .collect::<Result<Vec<_>, _>>()?;
+                    let matrices = members.iter().map(|p| self.source.matrix(p.id)).collect::<Result<Vec<_>, _>>()?;
                     if tensor.is_transposed() {
                         out.transposed(&matrices, rows, cols, tensor.target)?;
                     } else {
@@ -308,13 +265,8 @@ impl Writer<'_> {
         tensor: &Planned,
         out: &mut Output,
     ) -> Result<(), FileError> {
-        let vectors = members
-            .iter()
-            .map(|p| self.source.vector(p.id))
-            .collect::<Result<Vec<_>, _>>()?;
-        let values: Vec<f32> = (0..length)
-            .flat_map(|i| vectors.iter().map(move |v| v[i]))
-            .collect();
+        let vectors = members.iter().map(|p| self.source.vector(p.id)).collect::<Result<Vec<_>, _>>()?;
+        let values: Vec<f32> = (0..length).flat_map(|i| vectors.iter().map(move |v| v[i])).collect();
         out.floats(&tensor.name, &values, tensor.target)
     }
 
@@ -336,13 +288,7 @@ impl Writer<'_> {
 
 /// Files that belong to a model beside config and weights.
 fn is_companion(name: &str) -> bool {
-    let exact = [
-        "generation_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "merges.txt",
-    ];
+    let exact = ["generation_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"];
     exact.contains(&name) || name.starts_with("tokenizer") || name.starts_with("chat_template")
 }
 
@@ -444,10 +390,7 @@ impl Output<'_> {
     }
 
     fn finish(mut self) -> Result<(), FileError> {
-        let flushed = self
-            .file
-            .flush()
-            .and_then(|()| self.file.get_ref().sync_all());
+        let flushed = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
         flushed.map_err(FileError::io(self.path, "write"))
     }
 }
@@ -458,8 +401,7 @@ mod tests {
 
     #[test]
     fn shards_hold_what_one_file_holds() {
-        let root =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/mixtral");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/mixtral");
         let source = Checkpoint::open(&root).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("sharded");
