@@ -15,6 +15,32 @@ use crate::error::{Error, Result};
 /// Ids beyond this are taken for damage, not for a large vocabulary.
 const MOST_IDS: u32 = 1 << 24;
 
+/// The normalizers that are used, all of which survive whatever text and settings they meet.
+const NORMALIZERS: [&str; 10] = [
+    "Sequence",
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Lowercase",
+    "Strip",
+    "StripAccents",
+    "Prepend",
+    "Replace",
+];
+
+/// The pre-tokenizers that are used.
+const PRE_TOKENIZERS: [&str; 8] = [
+    "Sequence",
+    "ByteLevel",
+    "Metaspace",
+    "Split",
+    "Digits",
+    "Punctuation",
+    "Whitespace",
+    "WhitespaceSplit",
+];
+
 /// A `tokenizer.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -129,6 +155,8 @@ impl Document {
     /// Everything that is taken for granted later on.
     pub fn check(&self) -> Result<()> {
         self.check_settings()?;
+        check_kinds("normalizer", &self.normalizer, &NORMALIZERS)?;
+        check_kinds("pre_tokenizer", &self.pre_tokenizer, &PRE_TOKENIZERS)?;
         let ids = self.check_ids()?;
         check_merges(&self.model.merges, &ids)?;
         match &self.model.unk_token {
@@ -184,6 +212,25 @@ impl Document {
         }
         Ok(ids)
     }
+}
+
+/// Every step of a section is of a kind that is known to be safe.
+fn check_kinds(part: &str, section: &Value, known: &[&str]) -> Result<()> {
+    let kind = section.get("type").and_then(Value::as_str);
+    if let Some(kind) = kind.filter(|kind| !known.contains(kind)) {
+        let what = format!("{part} `{kind}`");
+        return Err(Error::Unsupported {
+            what,
+            instead: format!("these are: {}", known.join(", ")),
+        });
+    }
+    let steps =
+        ["normalizers", "pretokenizers"].map(|name| section.get(name).and_then(Value::as_array));
+    steps
+        .into_iter()
+        .flatten()
+        .flatten()
+        .try_for_each(|step| check_kinds(part, step, known))
 }
 
 fn check_merges(merges: &[Merge], ids: &HashMap<&str, u32>) -> Result<()> {
