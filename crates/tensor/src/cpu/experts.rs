@@ -76,13 +76,6 @@ impl Dispatch {
         }
     }
 
-    /// Every row to one network: a dense layer.
-    pub fn all_to_one(&mut self, rows: usize) {
-        self.offsets = vec![0, rows];
-        self.rows = (0..rows as u32).collect();
-        self.slots = self.rows.clone();
-    }
-
     fn entries(&self, expert: usize) -> Range<usize> {
         self.offsets[expert]..self.offsets[expert + 1]
     }

@@ -94,6 +94,17 @@ pub struct Routing {
     pub weights: Vec<f32>,
 }
 
+impl Routing {
+    /// Every row to expert 0 with weight one: a dense layer.
+    pub fn all_to_one(&mut self, rows: usize) {
+        self.top_k = 1;
+        self.experts.clear();
+        self.experts.resize(rows, 0);
+        self.weights.clear();
+        self.weights.resize(rows, 1.0);
+    }
+}
+
 /// How router logits become weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouterKind {
@@ -136,6 +147,14 @@ impl Device {
             let out = unsafe { out.part(r, 0, table.cols()) };
             table.read_row(ids[r] as usize, out);
         });
+    }
+
+    /// `out[i] = x[rows[i]]`.
+    pub fn gather(&mut self, x: &Tensor, rows: &[u32], out: &mut Tensor) {
+        assert!(x.cols() == out.cols() && rows.len() <= out.rows());
+        for (i, &row) in rows.iter().enumerate() {
+            out.row_mut(i).copy_from_slice(x.row(row as usize));
+        }
     }
 
     /// Normalises and rotates queries and keys in place, and stores keys and values. `qkv` rows are `[queries | keys | values]`, heads of `head_dim` each.
@@ -200,14 +219,22 @@ impl Device {
         }
     }
 
-    /// Chooses experts from router logits (`[rows, experts]`), in f32; of equal logits the lower expert wins.
-    pub fn route(&mut self, logits: &Tensor, rows: usize, kind: RouterKind, top_k: usize, routing: &mut Routing) {
+    /// Chooses among `experts` experts from router logits (`[rows, experts..]`), in f32; of equal logits the lower expert wins.
+    pub fn route(
+        &mut self,
+        logits: &Tensor,
+        experts: usize,
+        rows: usize,
+        kind: RouterKind,
+        top_k: usize,
+        routing: &mut Routing,
+    ) {
         routing.top_k = top_k;
         routing.experts.clear();
         routing.weights.clear();
         let mut order: Vec<u32> = Vec::new();
         for r in 0..rows {
-            let logits = logits.row(r);
+            let logits = &logits.row(r)[..experts];
             order.clear();
             order.extend(0..logits.len() as u32);
             order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
