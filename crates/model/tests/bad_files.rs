@@ -7,6 +7,7 @@ use model::files::{Checkpoint, GgufWeights, Vocabulary, write_gguf};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use tempfile::TempDir;
 
 /// The message of opening and reading a folder, which must fail and contain each of `parts`.
@@ -32,7 +33,8 @@ fn tiny_folder() -> (TempDir, PathBuf) {
     changed(|_, _| ())
 }
 
-fn tiny_gguf() -> (TempDir, PathBuf) {
+/// The bytes of the tiny model as a GGUF file, made once.
+static TINY_GGUF: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let (folder, path) = tiny_folder();
     let file = folder.path().join("tiny.gguf");
     let vocabulary = Vocabulary {
@@ -45,6 +47,13 @@ fn tiny_gguf() -> (TempDir, PathBuf) {
     };
     let source = Checkpoint::open(&path).unwrap();
     write_gguf(&source, &vocabulary, GgufWeights::F16, &file, &mut |_, _| {}).unwrap();
+    std::fs::read(&file).unwrap()
+});
+
+fn tiny_gguf() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tiny.gguf");
+    std::fs::write(&file, &*TINY_GGUF).unwrap();
     (folder, file)
 }
 
@@ -265,7 +274,7 @@ fn changes() -> impl Strategy<Value = Vec<(usize, u8, bool)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn damaged_safetensors_never_panic(changes in changes()) {
