@@ -38,8 +38,8 @@ pub struct Matrix {
 /// Why a matrix could not be packed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum PackError {
-    /// A weight is NaN or infinite.
-    #[error("row {row} holds a weight that is not a finite number")]
+    /// A weight is NaN, infinite, or larger than the format can hold.
+    #[error("row {row} holds a weight that is not a finite number in this format")]
     NotFinite {
         /// The first such row met.
         row: usize,
@@ -146,7 +146,7 @@ impl Matrix {
     /// Packs `source` in `format`, panels in parallel; each row is read once.
     ///
     /// # Errors
-    /// [`PackError::NotFinite`] naming the first row found with a NaN or an infinity.
+    /// [`PackError::NotFinite`] naming a row with a NaN, an infinity or a number too large for `format`.
     pub fn pack(device: &mut Device, source: &dyn MatrixSource, format: Format) -> Result<Self, PackError> {
         let (rows, cols) = (source.rows(), source.cols());
         let panel_bytes = panel_bytes(format, cols.next_multiple_of(Tensor::PAD));
@@ -236,37 +236,47 @@ fn pack_panel(source: &dyn MatrixSource, format: Format, panel: usize, bytes: &m
     let mut values = vec![0f32; cols];
     let mut codes = vec![zero_code(format); padded];
     let mut scales = vec![0f32; padded.div_ceil(format.group())];
+    let groups = cols.div_ceil(format.group());
     for lane in 0..PANEL {
         let row = panel * PANEL + lane;
         if row >= rows {
-            // Missing outputs are zero codes with zero scales, or plain zeros.
+            // Missing outputs are zero codes with zero scales, or the plain zeros of a new buffer.
             codes.fill(zero_code(format));
             scales.fill(0.0);
-        } else if format.is_quantised() && source.format() == format && {
-            scales.fill(0.0);
-            let groups = cols.div_ceil(format.group());
-            source.read_codes(row, &mut codes[..cols], &mut scales[..groups])
-        } {
-            if !scales.iter().all(|s| s.is_finite()) {
-                return Err(row);
-            }
+        } else if format.is_quantised()
+            && source.format() == format
+            && source.read_codes(row, &mut codes[..cols], &mut scales[..groups])
+        {
+            check(codes.iter().all(|&code| format != Format::Fp8 || code & 0x7f != 0x7f), row)?;
         } else {
             source.read_f32(row, &mut values);
-            if !values.iter().all(|v| v.is_finite()) {
-                return Err(row);
-            }
+            check(values.iter().all(|&v| round_to(format, v).is_finite()), row)?;
             if format.is_quantised() {
-                let groups = cols.div_ceil(format.group());
                 quantise_row(format, &values, &mut codes[..cols], &mut scales[..groups]);
             }
         }
         if format.is_quantised() {
+            check(scales.iter().all(|&s| held_scale(format, s).is_finite()), row)?;
             write_codes(format, bytes, lane, &codes, &scales);
         } else if row < rows {
             write_floats(format, bytes, lane, &values);
         }
     }
     Ok(())
+}
+
+fn check(finite: bool, row: usize) -> Result<(), usize> {
+    if finite { Ok(()) } else { Err(row) }
+}
+
+/// A scale as the panel holds it.
+fn held_scale(format: Format, scale: f32) -> f32 {
+    match format {
+        Format::Fp8 => scale * FP8_BIAS,
+        // The kernel's table holds twice the e2m1 values.
+        Format::Mxfp4 => round_to(Format::Bf16, scale / 2.0),
+        _ => round_to(Format::F16, scale),
+    }
 }
 
 fn zero_code(format: Format) -> u8 {
@@ -280,7 +290,6 @@ fn write_floats(format: Format, bytes: &mut [u8], lane: usize, values: &[f32]) {
             Format::F16 => bytes[k * 32 + lane * 2..][..2].copy_from_slice(&f16::from_f32(v).to_le_bytes()),
             _ => bytes[k / 2 * 64 + lane * 4 + k % 2 * 2..][..2].copy_from_slice(&bf16::from_f32(v).to_le_bytes()),
         }
-        debug_assert!(round_to(format, v).is_finite() || !v.is_finite() || format == Format::F16);
     }
 }
 
@@ -289,9 +298,10 @@ fn write_codes(format: Format, bytes: &mut [u8], lane: usize, codes: &[u8], scal
     let group = format.group();
     let mut at = 0;
     for (codes, &scale) in codes.chunks(group).zip(scales) {
+        let scale = held_scale(format, scale);
         match format {
             Format::Fp8 => {
-                bytes[at + lane * 4..][..4].copy_from_slice(&(scale * FP8_BIAS).to_le_bytes());
+                bytes[at + lane * 4..][..4].copy_from_slice(&scale.to_le_bytes());
                 for (i, word) in codes.chunks(4).enumerate() {
                     bytes[at + 64 + i * 64 + lane * 4..][..4].copy_from_slice(word);
                 }
@@ -310,12 +320,8 @@ fn write_codes(format: Format, bytes: &mut [u8], lane: usize, codes: &[u8], scal
                     let word = [0, 1, 2, 3].map(|j| codes[4 * i + j] | codes[16 + 4 * i + j] << 4);
                     bytes[at + i * 64 + lane * 4..][..4].copy_from_slice(&word);
                 }
-                // Half of the scale, because the kernel's table holds twice the e2m1 values.
-                let bits = if format == Format::Int4 {
-                    f16::from_f32(scale).to_bits()
-                } else {
-                    bf16::from_f32(scale / 2.0).to_bits()
-                };
+                let int4 = format == Format::Int4;
+                let bits = if int4 { f16::from_f32(scale).to_bits() } else { bf16::from_f32(scale).to_bits() };
                 bytes[at + 256 + lane * 2..][..2].copy_from_slice(&bits.to_le_bytes());
                 at += 288;
             }
