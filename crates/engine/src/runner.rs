@@ -86,7 +86,8 @@ impl<'m> Runner<'m> {
             next_block = blocks.end;
             sequences.push(Sequence { tokens: prompt.clone(), computed: 0, blocks: blocks.collect() });
         }
-        let longest = prompts.iter().map(Vec::len).sum::<usize>().clamp(prompts.len().max(1), STEP_TOKENS.max(prompts.len()));
+        let longest =
+            prompts.iter().map(Vec::len).sum::<usize>().clamp(prompts.len().max(1), STEP_TOKENS.max(prompts.len()));
         Ok(Self {
             decoder,
             device,
