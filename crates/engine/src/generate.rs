@@ -73,9 +73,21 @@ pub fn generate(
     options: &Options,
     on_token: &mut dyn FnMut(u32) -> bool,
 ) -> Result<Generation, GenerateError> {
+    let mut runner = Runner::new(decoder, device, options.kv, &[prompt.to_vec()], options.max_tokens)?;
+    complete(&mut runner, options, on_token)
+}
+
+/// Completes the first sequence of a runner that has room for it, computing only what is not computed yet.
+///
+/// # Errors
+/// Sampling parameters out of range.
+pub fn complete(
+    runner: &mut Runner<'_>,
+    options: &Options,
+    on_token: &mut dyn FnMut(u32) -> bool,
+) -> Result<Generation, GenerateError> {
     options.sampling.validate()?;
     let start = Instant::now();
-    let mut runner = Runner::new(decoder, device, options.kv, &[prompt.to_vec()], options.max_tokens)?;
     let mut first = None;
     let mut tokens = Vec::new();
     let mut finish = Finish::Length;

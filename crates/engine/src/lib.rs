@@ -5,7 +5,9 @@ pub mod generate;
 pub mod random;
 pub mod runner;
 pub mod sampling;
+pub mod stop;
 
-pub use generate::{Finish, GenerateError, Generation, Options, generate};
+pub use generate::{Finish, GenerateError, Generation, Options, complete, generate};
 pub use runner::{RunError, Runner};
 pub use sampling::{InvalidSampling, Sampling};
+pub use stop::StopStrings;

@@ -15,7 +15,7 @@ pub enum RunError {
     /// The prompt and what is to follow do not fit the context.
     #[error(
         "{prompt} prompt tokens and {new} new ones make {}, but this model serves a context of {context}; shorten the prompt or ask for less",
-        prompt + new
+        prompt.saturating_add(*new)
     )]
     Context {
         /// Tokens of the prompt.
@@ -68,26 +68,18 @@ impl<'m> Runner<'m> {
         prompts: &[Vec<u32>],
         new_tokens: usize,
     ) -> Result<Self, RunError> {
-        let vocab = decoder.config().vocab_size;
         let mut next_block = 0u32;
         let mut sequences = Vec::new();
         for prompt in prompts {
-            if prompt.is_empty() {
-                return Err(RunError::Empty);
-            }
-            if let Some(&token) = prompt.iter().find(|&&t| t as usize >= vocab) {
-                return Err(RunError::Token { token, vocab });
-            }
-            let positions = prompt.len().saturating_add(new_tokens);
-            if positions > decoder.context() {
-                return Err(RunError::Context { prompt: prompt.len(), new: new_tokens, context: decoder.context() });
-            }
+            check(prompt, new_tokens, decoder.config().vocab_size, decoder.context())?;
+            let positions = prompt.len() + new_tokens;
             let blocks = next_block..next_block + positions.div_ceil(KV_BLOCK) as u32;
             next_block = blocks.end;
             sequences.push(Sequence { tokens: prompt.clone(), computed: 0, blocks: blocks.collect() });
         }
-        let longest =
-            prompts.iter().map(Vec::len).sum::<usize>().clamp(prompts.len().max(1), STEP_TOKENS.max(prompts.len()));
+        // Every position that there is room for, as far as a step goes: `rewrite` may fill it.
+        let all = next_block as usize * KV_BLOCK;
+        let longest = all.clamp(prompts.len().max(1), STEP_TOKENS.max(prompts.len()));
         Ok(Self {
             decoder,
             device,
@@ -97,6 +89,23 @@ impl<'m> Runner<'m> {
             sequences,
             logits: Vec::new(),
         })
+    }
+
+    /// Gives sequence `i` these tokens instead of its own, with `new_tokens` more to follow, in the room that it was made with.
+    /// What is computed of their common beginning stays.
+    ///
+    /// # Errors
+    /// As [`Runner::new`].
+    pub fn rewrite(&mut self, i: usize, tokens: &[u32], new_tokens: usize) -> Result<(), RunError> {
+        let sequence = &mut self.sequences[i];
+        let room = self.decoder.context().min(sequence.blocks.len() * KV_BLOCK);
+        check(tokens, new_tokens, self.decoder.config().vocab_size, room)?;
+        let same = sequence.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        // The last token is computed again in any case: its logits are wanted.
+        sequence.computed = sequence.computed.min(same).min(tokens.len() - 1);
+        sequence.tokens = tokens.to_vec();
+        self.ready[i] = None;
+        Ok(())
     }
 
     /// Computes up to a step's budget of tokens. Returns false when every token was computed already.
@@ -145,4 +154,18 @@ impl<'m> Runner<'m> {
     pub fn push(&mut self, i: usize, token: u32) {
         self.sequences[i].tokens.push(token);
     }
+}
+
+/// A sequence must begin with a token, hold only tokens that there are, and fit.
+fn check(prompt: &[u32], new: usize, vocab: usize, context: usize) -> Result<(), RunError> {
+    if prompt.is_empty() {
+        return Err(RunError::Empty);
+    }
+    if let Some(&token) = prompt.iter().find(|&&token| token as usize >= vocab) {
+        return Err(RunError::Token { token, vocab });
+    }
+    if prompt.len().saturating_add(new) > context {
+        return Err(RunError::Context { prompt: prompt.len(), new, context });
+    }
+    Ok(())
 }

@@ -111,6 +111,13 @@ impl Decoder {
         self.embedding.bytes() + self.head.as_ref().map_or(0, Matrix::bytes) + layers
     }
 
+    /// Bytes of packed weights that decoding one token of one sequence reads: every layer with the experts that it visits,
+    /// and the head.
+    pub fn active_weight_bytes(&self) -> usize {
+        let layers: usize = self.layers.iter().map(|l| l.attention.bytes() + l.ffn.active_bytes()).sum();
+        self.head.as_ref().unwrap_or(&self.embedding).bytes() + layers
+    }
+
     /// Computes a step: stores the keys and values of every token and returns the logits of `batch.logit_rows`,
     /// `[logit_rows, vocab]`.
     ///

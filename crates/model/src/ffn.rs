@@ -30,7 +30,14 @@ impl FeedForward {
 
     pub(crate) fn bytes(&self) -> usize {
         let router = self.router.as_ref().map_or(0, |r| r.weight.bytes());
-        router + self.experts.iter().chain(&self.shared).map(|e| e.gate_up.bytes() + e.down.bytes()).sum::<usize>()
+        router + self.experts.iter().chain(&self.shared).map(expert_bytes).sum::<usize>()
+    }
+
+    /// Bytes that one token reads: its experts have all the same size.
+    pub(crate) fn active_bytes(&self) -> usize {
+        let router = self.router.as_ref().map_or(0, |r| r.weight.bytes());
+        let visited = self.experts.iter().take(self.slots_and_experts().0).chain(&self.shared);
+        router + visited.map(expert_bytes).sum::<usize>()
     }
 
     /// `residual += ffn(normed)`.
@@ -57,4 +64,8 @@ impl FeedForward {
             device.combine(routing, expert_out, rows, residual);
         }
     }
+}
+
+fn expert_bytes(expert: &Expert) -> usize {
+    expert.gate_up.bytes() + expert.down.bytes()
 }

@@ -90,6 +90,14 @@ impl Level {
         }
         Level::Portable
     }
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Avx2 => "avx2",
+            Level::Portable => "portable",
+        }
+    }
 }
 
 /// Runs `kernel` with the instructions of `level`.

@@ -1,0 +1,3 @@
+//! One file per command: parse, call the crates, print.
+
+pub mod bench;

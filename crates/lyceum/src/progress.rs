@@ -1,0 +1,42 @@
+//! Progress on standard error, with rate and time left, where somebody watches.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{IsTerminal, stderr};
+
+/// A bar that disappears when it is dropped. Where standard error is no terminal there is none.
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// Counts things.
+    pub fn items(what: &'static str) -> Self {
+        Self::new(what, "{msg} {wide_bar} {pos}/{len}, {per_sec}, {eta} left")
+    }
+
+    /// Counts bytes.
+    pub fn bytes(what: &'static str) -> Self {
+        Self::new(what, "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left")
+    }
+
+    fn new(what: &'static str, template: &str) -> Self {
+        if !stderr().is_terminal() {
+            return Self(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::new(0).with_message(what);
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    /// So many are done of so many.
+    pub fn set(&self, done: u64, total: u64) {
+        self.0.set_length(total);
+        self.0.set_position(done);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
