@@ -271,7 +271,7 @@ fn mutate(value: &mut Value, seed: u64) {
         Value::Object(map) => map.len(),
         _ => 0,
     };
-    if children > 0 && seed % 4 != 0 {
+    if children > 0 && !seed.is_multiple_of(4) {
         let next = seed
             .wrapping_mul(6364136223846793005)
             .wrapping_add(1442695040888963407)
@@ -316,7 +316,7 @@ fn mutate(value: &mut Value, seed: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(20000))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn mutated_files_do_not_panic(which in 0..NAMES.len(), seeds in prop::collection::vec(any::<u64>(), 1..4)) {
@@ -325,12 +325,14 @@ proptest! {
         for seed in seeds {
             let sections = ["added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"];
             let section = sections[seed as usize % 6];
-            match section {
-                _ if seed % 7 == 0 => mutate(&mut file, seed / 42),
-                section => mutate(&mut file[section], seed / 42),
+            match file.get_mut(section) {
+                Some(section) if seed % 7 != 0 => mutate(section, seed / 42),
+                _ => mutate(&mut file, seed / 42),
             }
         }
-        let _ = try_json(file.to_string().as_bytes());
+        let bytes = file.to_string().into_bytes();
+        let done = std::panic::catch_unwind(|| drop(try_json(&bytes)));
+        prop_assert!(done.is_ok(), "{} {}", file["normalizer"], file["pre_tokenizer"]);
     }
 
     #[test]
