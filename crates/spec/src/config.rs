@@ -54,6 +54,18 @@ pub struct DecoderConfig {
     pub tie_embeddings: bool,
 }
 
+impl DecoderConfig {
+    /// Width of all query heads together.
+    pub fn q_size(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Width of all key heads together, and of all value heads.
+    pub fn kv_size(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}
+
 /// One decoder layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {

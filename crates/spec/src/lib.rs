@@ -1,10 +1,18 @@
 //! What was asked for? The shape of a decoder, its parameter table, and what both add up to.
 
 pub mod config;
+pub mod count;
+pub mod hf;
 pub mod parameters;
+pub mod rope;
+pub mod validate;
 
 pub use config::{
-    Activation, AttentionLayer, DecoderConfig, DenseFfn, ExpertFfn, Family, Ffn, Layer, Position,
-    Rope, RopeScaling, Router,
+    Activation, AttentionLayer, DecoderConfig, DenseFfn, ExpertFfn, Family, Ffn, Layer, Position, Rope, RopeScaling,
+    Router,
 };
-pub use parameters::{Parameter, ParameterId, ParameterTable, Role};
+pub use count::{LayerCount, ParameterCount};
+pub use hf::{HfConfig, HfError, Quantisation, WeightFormat};
+pub use parameters::{Init, Parameter, ParameterId, ParameterTable, Role, Stage, TensorAxis, View};
+pub use rope::alibi_slopes;
+pub use validate::InvalidConfig;

@@ -1,5 +1,16 @@
 //! What can a device compute? Formats, packed weights, and every operation of the decoder.
 
+pub mod buffer;
+pub mod cpu;
 pub mod format;
+pub mod machine;
+pub mod pool;
 
-pub use format::{Format, MatrixSource};
+pub use buffer::Tensor;
+pub use cpu::Device;
+pub use cpu::attention::{AttentionSpec, Chunk};
+pub use cpu::experts::{Dispatch, Expert, Gating};
+pub use cpu::kv::{KV_BLOCK, KvCache, KvFormat};
+pub use cpu::matrix::{Interleaved, Matrix, PANEL, PackError, Stacked, packed_bytes};
+pub use cpu::ops::{QkTransform, RopeTable, RouterKind, Routing};
+pub use format::{DenseSource, Format, MatrixSource};

@@ -16,30 +16,12 @@ use crate::error::{Error, Result};
 const MOST_IDS: u32 = 1 << 24;
 
 /// The normalizers that are used, all of which survive whatever text and settings they meet.
-const NORMALIZERS: [&str; 10] = [
-    "Sequence",
-    "NFC",
-    "NFD",
-    "NFKC",
-    "NFKD",
-    "Lowercase",
-    "Strip",
-    "StripAccents",
-    "Prepend",
-    "Replace",
-];
+const NORMALIZERS: [&str; 10] =
+    ["Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents", "Prepend", "Replace"];
 
 /// The pre-tokenizers that are used.
-const PRE_TOKENIZERS: [&str; 8] = [
-    "Sequence",
-    "ByteLevel",
-    "Metaspace",
-    "Split",
-    "Digits",
-    "Punctuation",
-    "Whitespace",
-    "WhitespaceSplit",
-];
+const PRE_TOKENIZERS: [&str; 8] =
+    ["Sequence", "ByteLevel", "Metaspace", "Split", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit"];
 
 /// A `tokenizer.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -90,15 +72,7 @@ impl AddedToken {
     /// A token that is matched as it is written.
     pub fn new(id: u32, content: impl Into<String>, special: bool) -> Self {
         let content = content.into();
-        Self {
-            id,
-            content,
-            single_word: false,
-            lstrip: false,
-            rstrip: false,
-            normalized: false,
-            special,
-        }
+        Self { id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special }
     }
 }
 
@@ -147,9 +121,7 @@ impl Merge {
     pub fn pair(&self) -> Option<(&str, &str)> {
         match self {
             Self::Pair(left, right) => Some((left, right)),
-            Self::Line(line) => line
-                .split_once(' ')
-                .filter(|(_, right)| !right.contains(' ')),
+            Self::Line(line) => line.split_once(' ').filter(|(_, right)| !right.contains(' ')),
         }
     }
 }
@@ -157,8 +129,7 @@ impl Merge {
 impl Document {
     /// Parses and checks a `tokenizer.json`.
     pub fn parse(json: &[u8]) -> Result<Self> {
-        let document: Self =
-            serde_json::from_slice(json).map_err(|source| better_reason(json, source))?;
+        let document: Self = serde_json::from_slice(json).map_err(|source| better_reason(json, source))?;
         document.check()?;
         Ok(document)
     }
@@ -171,9 +142,7 @@ impl Document {
         let ids = self.check_ids()?;
         check_merges(&self.model.merges, &ids)?;
         match &self.model.unk_token {
-            Some(unk) if !ids.contains_key(unk.as_str()) => {
-                broken(format!("unk_token `{unk}` is not a token"))
-            }
+            Some(unk) if !ids.contains_key(unk.as_str()) => broken(format!("unk_token `{unk}` is not a token")),
             _ => Ok(()),
         }
     }
@@ -185,46 +154,28 @@ impl Document {
             return unsupported(named("type", &model.kind), "only BPE is");
         }
         for (what, affix) in [
-            (
-                "continuing_subword_prefix",
-                &model.continuing_subword_prefix,
-            ),
+            ("continuing_subword_prefix", &model.continuing_subword_prefix),
             ("end_of_word_suffix", &model.end_of_word_suffix),
         ] {
             if let Some(affix) = affix.as_deref().filter(|affix| !affix.is_empty()) {
-                return unsupported(
-                    named(what, affix),
-                    "only tokens that join as they are written are",
-                );
+                return unsupported(named(what, affix), "only tokens that join as they are written are");
             }
         }
         match model.dropout {
-            Some(dropout) if dropout != 0.0 => {
-                unsupported(named("dropout", &dropout.to_string()), "set it to null")
-            }
+            Some(dropout) if dropout != 0.0 => unsupported(named("dropout", &dropout.to_string()), "set it to null"),
             _ => Ok(()),
         }
     }
 
     /// One id per token and one token per id, over the vocabulary and the added tokens together.
     fn check_ids(&self) -> Result<HashMap<&str, u32>> {
-        let added = self
-            .added_tokens
-            .iter()
-            .map(|token| (token.content.as_str(), token.id));
-        let base = self
-            .model
-            .vocab
-            .0
-            .iter()
-            .map(|(token, id)| (token.as_str(), *id));
+        let added = self.added_tokens.iter().map(|token| (token.content.as_str(), token.id));
+        let base = self.model.vocab.0.iter().map(|(token, id)| (token.as_str(), *id));
         let mut ids = HashMap::new();
         let mut tokens: HashMap<u32, &str> = HashMap::new();
         for (token, id) in base.chain(added) {
             if id >= MOST_IDS {
-                return broken(format!(
-                    "token `{token}` has id {id}, and ids end at {MOST_IDS}"
-                ));
+                return broken(format!("token `{token}` has id {id}, and ids end at {MOST_IDS}"));
             }
             let other_id = ids.insert(token, id).filter(|&other| other != id);
             let other_token = tokens.insert(id, token).filter(|&other| other != token);
@@ -235,11 +186,7 @@ impl Document {
                 return broken(format!("id {id} stands for `{other}` and `{token}`"));
             }
         }
-        if self
-            .added_tokens
-            .iter()
-            .any(|token| token.content.is_empty())
-        {
+        if self.added_tokens.iter().any(|token| token.content.is_empty()) {
             return broken("an added token is empty".into());
         }
         if ids.is_empty() {
@@ -254,52 +201,31 @@ fn check_kinds(part: &str, section: &Value, known: &[&str]) -> Result<()> {
     if section.is_null() {
         return Ok(());
     }
-    let kind = section
-        .get("type")
-        .and_then(Value::as_str)
-        .unwrap_or("without a type");
+    let kind = section.get("type").and_then(Value::as_str).unwrap_or("without a type");
     if !known.contains(&kind) {
         let what = format!("{part} `{kind}`");
-        return Err(Error::Unsupported {
-            what,
-            instead: format!("these are: {}", known.join(", ")),
-        });
+        return Err(Error::Unsupported { what, instead: format!("these are: {}", known.join(", ")) });
     }
     // The library loses count of characters where an expression matches between two of them.
     let replaced = section.pointer("/pattern/String").and_then(Value::as_str);
     if kind == "Replace" && replaced.is_none_or(str::is_empty) {
         let what = format!("{part} `Replace` of an expression or of nothing");
-        return Err(Error::Unsupported {
-            what,
-            instead: "a text to be replaced is".into(),
-        });
+        return Err(Error::Unsupported { what, instead: "a text to be replaced is".into() });
     }
-    let steps =
-        ["normalizers", "pretokenizers"].map(|name| section.get(name).and_then(Value::as_array));
-    steps
-        .into_iter()
-        .flatten()
-        .flatten()
-        .try_for_each(|step| check_kinds(part, step, known))
+    let steps = ["normalizers", "pretokenizers"].map(|name| section.get(name).and_then(Value::as_array));
+    steps.into_iter().flatten().flatten().try_for_each(|step| check_kinds(part, step, known))
 }
 
 fn check_merges(merges: &[Merge], ids: &HashMap<&str, u32>) -> Result<()> {
     let mut joined = String::new();
     for (i, merge) in merges.iter().enumerate() {
         let Some((left, right)) = merge.pair() else {
-            return broken(format!(
-                "merge {i} is not two tokens with a space between: {merge:?}"
-            ));
+            return broken(format!("merge {i} is not two tokens with a space between: {merge:?}"));
         };
         joined.clear();
         joined.extend([left, right]);
-        if let Some(unknown) = [left, right, &joined]
-            .into_iter()
-            .find(|token| !ids.contains_key(token))
-        {
-            return broken(format!(
-                "merge {i}, `{left}` + `{right}`, names `{unknown}`, which is not a token"
-            ));
+        if let Some(unknown) = [left, right, &joined].into_iter().find(|token| !ids.contains_key(token)) {
+            return broken(format!("merge {i}, `{left}` + `{right}`, names `{unknown}`, which is not a token"));
         }
     }
     Ok(())
@@ -328,10 +254,7 @@ fn better_reason(json: &[u8], source: serde_json::Error) -> Error {
             what: format!("type `{}` of the tokenizer's model", peek.model.kind),
             instead: "only BPE is".into(),
         },
-        _ => Error::Json {
-            part: "the tokenizer",
-            source,
-        },
+        _ => Error::Json { part: "the tokenizer", source },
     }
 }
 
@@ -340,10 +263,7 @@ fn broken<T>(reason: String) -> Result<T> {
 }
 
 fn unsupported<T>(what: String, instead: &str) -> Result<T> {
-    Err(Error::Unsupported {
-        what,
-        instead: instead.into(),
-    })
+    Err(Error::Unsupported { what, instead: instead.into() })
 }
 
 impl Serialize for Vocabulary {
@@ -364,10 +284,7 @@ impl<'de> Deserialize<'de> for Vocabulary {
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a map from tokens to ids")
             }
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> std::result::Result<Vocabulary, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Vocabulary, A::Error> {
                 let mut entries = Vec::new();
                 while let Some(entry) = map.next_entry()? {
                     entries.push(entry);
