@@ -15,12 +15,7 @@ fn try_json(bytes: &[u8]) -> Result<Tokenizer, Error> {
     let path = folder.path().join("tokenizer.json");
     std::fs::write(&path, bytes).unwrap();
     let tokenizer = Tokenizer::from_file(&path)?;
-    for text in [
-        "Hello, wörld <s>[INST] <|im_end|> 🙂 123",
-        " ",
-        "",
-        "▁\u{0}",
-    ] {
+    for text in ["Hello, wörld <s>[INST] <|im_end|> 🙂 123", " ", "", "▁\u{0}"] {
         let ids = tokenizer.encode_with_markers(text)?;
         let _ = tokenizer.decode(&ids);
         tokenizer.encode(text)?;
@@ -32,18 +27,13 @@ fn try_json(bytes: &[u8]) -> Result<Tokenizer, Error> {
 
 fn refused(bytes: &[u8], expected: &str) {
     let error = try_json(bytes).unwrap_err().to_string();
-    assert!(
-        error.contains(expected) && error.contains("tokenizer.json"),
-        "{error}"
-    );
+    assert!(error.contains(expected) && error.contains("tokenizer.json"), "{error}");
 }
 
 /// A file with one place changed.
 fn changed(name: &str, pointer: &str, value: Value) -> Vec<u8> {
     let mut file = json(folder(name).join("tokenizer.json"));
-    *file
-        .pointer_mut(pointer)
-        .unwrap_or_else(|| panic!("{pointer}")) = value;
+    *file.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer}")) = value;
     file.to_string().into_bytes()
 }
 
@@ -52,56 +42,19 @@ fn damaged_files_say_what_is_wrong() {
     refused(b"", "EOF");
     refused(b"\xFF\xFE\x00", "line 1");
     refused(b"{}", "model");
-    refused(
-        &changed("qwen", "/model/type", json!("Unigram")),
-        "`Unigram`",
-    );
-    refused(
-        &changed("qwen", "/model/merges/0", json!(["Ġ", "zzzz"])),
-        "`zzzz`",
-    );
-    refused(
-        &changed("qwen", "/model/merges/0", json!("a b c")),
-        "merge 0",
-    );
-    refused(
-        &changed("qwen", "/model/vocab/!", json!(4_000_000_000u32)),
-        "4000000000",
-    );
-    refused(
-        &changed("qwen", "/model/vocab/!", json!(5)),
-        "id 5 stands for",
-    );
+    refused(&changed("qwen", "/model/type", json!("Unigram")), "`Unigram`");
+    refused(&changed("qwen", "/model/merges/0", json!(["Ġ", "zzzz"])), "`zzzz`");
+    refused(&changed("qwen", "/model/merges/0", json!("a b c")), "merge 0");
+    refused(&changed("qwen", "/model/vocab/!", json!(4_000_000_000u32)), "4000000000");
+    refused(&changed("qwen", "/model/vocab/!", json!(5)), "id 5 stands for");
     refused(&changed("qwen", "/model/dropout", json!(0.5)), "dropout");
-    refused(
-        &changed("qwen", "/model/unk_token", json!("nowhere")),
-        "nowhere",
-    );
-    refused(
-        &changed("qwen", "/model/end_of_word_suffix", json!("</w>")),
-        "</w>",
-    );
-    refused(
-        &changed("qwen", "/added_tokens/0/content", json!("")),
-        "empty",
-    );
-    refused(
-        &changed("qwen", "/decoder", json!({ "type": "WordPiece" })),
-        "WordPiece",
-    );
+    refused(&changed("qwen", "/model/unk_token", json!("nowhere")), "nowhere");
+    refused(&changed("qwen", "/model/end_of_word_suffix", json!("</w>")), "</w>");
+    refused(&changed("qwen", "/added_tokens/0/content", json!("")), "empty");
+    refused(&changed("qwen", "/decoder", json!({ "type": "WordPiece" })), "WordPiece");
     refused(&changed("qwen", "/decoder", Value::Null), "decoder");
-    refused(
-        &changed("qwen", "/normalizer", json!({ "type": "Martian" })),
-        "normalizer",
-    );
-    refused(
-        &changed(
-            "qwen",
-            "/pre_tokenizer/pretokenizers/0/pattern/Regex",
-            json!("("),
-        ),
-        "pre_tokenizer",
-    );
+    refused(&changed("qwen", "/normalizer", json!({ "type": "Martian" })), "normalizer");
+    refused(&changed("qwen", "/pre_tokenizer/pretokenizers/0/pattern/Regex", json!("(")), "pre_tokenizer");
     let unknown = json!({ "type": "TemplateProcessing", "special_tokens": {},
         "single": [{ "SpecialToken": { "id": "<x>", "type_id": 0 } }], "pair": [] });
     refused(&changed("qwen", "/post_processor", unknown), "<x>");
@@ -117,10 +70,7 @@ fn a_tokenizer_without_a_template_says_what_to_do() {
 }
 
 fn render(source: &str) -> Result<String, Error> {
-    let request = ChatRequest {
-        messages: vec![Message::new("user", "hi")],
-        ..Default::default()
-    };
+    let request = ChatRequest { messages: vec![Message::new("user", "hi")], ..Default::default() };
     let template = load("qwen").chat_template_from(source)?;
     Ok(template.render(&request)?.text().to_string())
 }
@@ -146,61 +96,30 @@ fn hostile_templates_are_errors() {
         assert!(matches!(error, Error::Template { .. }), "{error}");
         assert!(start.elapsed() < Duration::from_secs(60), "{source:.80}");
     }
-    assert!(
-        render("a\n{{ 1 / 0 }}")
-            .unwrap_err()
-            .to_string()
-            .contains("line 2")
-    );
-    assert!(
-        matches!(render("{{ raise_exception('no') }}"), Err(Error::Refused(reason)) if reason == "no")
-    );
+    assert!(render("a\n{{ 1 / 0 }}").unwrap_err().to_string().contains("line 2"));
+    assert!(matches!(render("{{ raise_exception('no') }}"), Err(Error::Refused(reason)) if reason == "no"));
 }
 
 #[test]
 fn templates_may_use_what_python_has() {
     for (source, expected) in [
-        (
-            "{% generation %}\n{{ messages[0].content }}\n{%- endgeneration -%}\n!",
-            "hi!",
-        ),
-        (
-            "{{ true }} {{ none }} {{ [1, 'a'] }} {{ 1.0 }} {{ 'x' ~ true }}",
-            "True None [1, 'a'] 1.0 xTrue",
-        ),
-        (
-            "{{ {'b': 1, 'a': [true, none, 1e-7]} | tojson }}",
-            r#"{"b": 1, "a": [true, null, 1e-07]}"#,
-        ),
-        (
-            "{{ {'b': {}, 'a': []} | tojson(indent=2, sort_keys=true) }}",
-            "{\n  \"a\": [],\n  \"b\": {}\n}",
-        ),
+        ("{% generation %}\n{{ messages[0].content }}\n{%- endgeneration -%}\n!", "hi!"),
+        ("{{ true }} {{ none }} {{ [1, 'a'] }} {{ 1.0 }} {{ 'x' ~ true }}", "True None [1, 'a'] 1.0 xTrue"),
+        ("{{ {'b': 1, 'a': [true, none, 1e-7]} | tojson }}", r#"{"b": 1, "a": [true, null, 1e-07]}"#),
+        ("{{ {'b': {}, 'a': []} | tojson(indent=2, sort_keys=true) }}", "{\n  \"a\": [],\n  \"b\": {}\n}"),
         ("{{ '<é&\"\\'>' | tojson }}", r#""<é&\"'>""#),
-        (
-            "{{ 'a b c'.rsplit(' ', 1) }} {{ 'xay'.removeprefix('x').removesuffix('y') }}",
-            "['a b', 'c'] a",
-        ),
+        ("{{ 'a b c'.rsplit(' ', 1) }} {{ 'xay'.removeprefix('x').removesuffix('y') }}", "['a b', 'c'] a"),
         (
             "{% for i in range(9) %}{% if i == 1 %}{% continue %}{% elif i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}",
             "02",
         ),
-        (
-            "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
-            "1",
-        ),
-        (
-            "{{ tools is none }} {{ x is defined }} {{ bos_token }}|{{ eos_token }}",
-            "True False |<|im_end|>",
-        ),
+        ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "1"),
+        ("{{ tools is none }} {{ x is defined }} {{ bos_token }}|{{ eos_token }}", "True False |<|im_end|>"),
         (
             "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}{{ messages[0].get('z', 7) }}",
             "role=user;content=hi;7",
         ),
-        (
-            "{%- for m in messages[::-1] %}{{ loop.index0 }}{{ m['role'].upper() }}{% endfor %}",
-            "0USER",
-        ),
+        ("{%- for m in messages[::-1] %}{{ loop.index0 }}{{ m['role'].upper() }}{% endfor %}", "0USER"),
     ] {
         assert_eq!(render(source).unwrap(), expected, "{source}");
     }
@@ -209,43 +128,21 @@ fn templates_may_use_what_python_has() {
 #[test]
 fn named_templates_are_chosen() {
     let copy = tempfile::tempdir().unwrap();
-    std::fs::copy(
-        folder("qwen").join("tokenizer.json"),
-        copy.path().join("tokenizer.json"),
-    )
-    .unwrap();
+    std::fs::copy(folder("qwen").join("tokenizer.json"), copy.path().join("tokenizer.json")).unwrap();
     let config = json!({ "chat_template": [
         { "name": "default", "template": "plain" }, { "name": "tool_use", "template": "tools" },
     ] });
-    std::fs::write(
-        copy.path().join("tokenizer_config.json"),
-        config.to_string(),
-    )
-    .unwrap();
-    let template = Tokenizer::from_folder(copy.path())
-        .unwrap()
-        .chat_template()
-        .unwrap();
+    std::fs::write(copy.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let template = Tokenizer::from_folder(copy.path()).unwrap().chat_template().unwrap();
     let text = |tools: bool, name: Option<&str>| {
         let tools = tools.then(Vec::new);
-        let request = ChatRequest {
-            tools,
-            template: name.map(String::from),
-            ..Default::default()
-        };
-        template
-            .render(&request)
-            .map(|prompt| prompt.text().to_string())
+        let request = ChatRequest { tools, template: name.map(String::from), ..Default::default() };
+        template.render(&request).map(|prompt| prompt.text().to_string())
     };
     assert_eq!(text(false, None).unwrap(), "plain");
     assert_eq!(text(true, None).unwrap(), "tools");
     assert_eq!(text(true, Some("default")).unwrap(), "plain");
-    assert!(
-        text(false, Some("rag"))
-            .unwrap_err()
-            .to_string()
-            .contains("default, tool_use")
-    );
+    assert!(text(false, Some("rag")).unwrap_err().to_string().contains("default, tool_use"));
 }
 
 #[test]
@@ -271,11 +168,8 @@ fn mutate(value: &mut Value, seed: u64) {
         Value::Object(map) => map.len(),
         _ => 0,
     };
-    if children > 0 && seed % 4 != 0 {
-        let next = seed
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407)
-            >> 3;
+    if children > 0 && !seed.is_multiple_of(4) {
+        let next = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407) >> 3;
         return match value {
             Value::Array(items) => mutate(&mut items[pick(children)], next),
             Value::Object(map) => mutate(map.values_mut().nth(pick(children)).unwrap(), next),
@@ -316,7 +210,7 @@ fn mutate(value: &mut Value, seed: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(20000))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn mutated_files_do_not_panic(which in 0..NAMES.len(), seeds in prop::collection::vec(any::<u64>(), 1..4)) {
@@ -325,12 +219,14 @@ proptest! {
         for seed in seeds {
             let sections = ["added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"];
             let section = sections[seed as usize % 6];
-            match section {
-                _ if seed % 7 == 0 => mutate(&mut file, seed / 42),
-                section => mutate(&mut file[section], seed / 42),
+            match file.get_mut(section) {
+                Some(section) if seed % 7 != 0 => mutate(section, seed / 42),
+                _ => mutate(&mut file, seed / 42),
             }
         }
-        let _ = try_json(file.to_string().as_bytes());
+        let bytes = file.to_string().into_bytes();
+        let done = std::panic::catch_unwind(|| drop(try_json(&bytes)));
+        prop_assert!(done.is_ok(), "{} {}", file["normalizer"], file["pre_tokenizer"]);
     }
 
     #[test]

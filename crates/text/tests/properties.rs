@@ -7,10 +7,7 @@ use proptest::prelude::*;
 use text::{DecodeOptions, Error};
 
 fn options() -> impl Strategy<Value = DecodeOptions> {
-    any::<(bool, bool)>().prop_map(|(skip_special, continues)| DecodeOptions {
-        skip_special,
-        continues,
-    })
+    any::<(bool, bool)>().prop_map(|(skip_special, continues)| DecodeOptions { skip_special, continues })
 }
 
 proptest! {
@@ -54,32 +51,20 @@ fn characters_wait_for_their_last_byte() {
     let ids = llama3.encode("🙂").unwrap();
     assert!(ids.len() > 1);
     let mut decoder = llama3.decoder(DecodeOptions::default());
-    let parts: Vec<String> = ids
-        .iter()
-        .map(|&id| decoder.push(llama3, id).unwrap())
-        .collect();
+    let parts: Vec<String> = ids.iter().map(|&id| decoder.push(llama3, id).unwrap()).collect();
     assert_eq!(parts.last().unwrap(), "🙂");
     assert!(parts[..parts.len() - 1].iter().all(String::is_empty));
     let mut cut = llama3.decoder(DecodeOptions::default());
-    assert_eq!(
-        cut.push(llama3, ids[0]).unwrap() + &cut.finish(),
-        "\u{FFFD}"
-    );
+    assert_eq!(cut.push(llama3, ids[0]).unwrap() + &cut.finish(), "\u{FFFD}");
 }
 
 #[test]
 fn ids_beyond_the_vocabulary_are_errors() {
     let qwen = &ALL[0];
     let size = qwen.vocab_size();
-    assert!(matches!(
-        qwen.decode(&[size as u32]),
-        Err(Error::UnknownId { .. })
-    ));
+    assert!(matches!(qwen.decode(&[size as u32]), Err(Error::UnknownId { .. })));
     assert!(qwen.check_vocabulary(size).is_ok());
     assert!(qwen.check_vocabulary(size + 100).is_ok());
     let error = qwen.check_vocabulary(size - 1).unwrap_err().to_string();
-    assert!(
-        error.contains("</think>") && error.contains(&(size - 1).to_string()),
-        "{error}"
-    );
+    assert!(error.contains("</think>") && error.contains(&(size - 1).to_string()), "{error}");
 }
