@@ -139,7 +139,11 @@ impl<'a> Figures<'a> {
             ("Model".into(), loaded.checkpoint.path().display().to_string()),
             (
                 "Parameters".into(),
-                format!("{}, of which a token uses {}", output::count(parameters.total), output::count(parameters.active)),
+                format!(
+                    "{}, of which a token uses {}",
+                    output::count(parameters.total),
+                    output::count(parameters.active)
+                ),
             ),
             (
                 "Weights".into(),
