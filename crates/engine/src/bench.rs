@@ -76,12 +76,14 @@ pub fn run(
             prefill.push(plan.prompt_tokens as f64 / start.elapsed().as_secs_f64());
         }
         if plan.gen_tokens > 0 {
-            let prompts: Vec<_> = (0..plan.parallel).map(|i| prompt(decoder, plan.context.max(1), 1000 * repeat + i)).collect();
+            let prompts: Vec<_> =
+                (0..plan.parallel).map(|i| prompt(decoder, plan.context.max(1), 1000 * repeat + i)).collect();
             let mut runner = Runner::new(decoder, device, plan.kv, &prompts, plan.gen_tokens + 1)?;
             while runner.logits(plan.parallel - 1).is_none() {
                 runner.step();
             }
-            let mut next: Vec<u32> = (0..plan.parallel).map(|i| (i as u32 * 7 + 1) % decoder.config().vocab_size as u32).collect();
+            let mut next: Vec<u32> =
+                (0..plan.parallel).map(|i| (i as u32 * 7 + 1) % decoder.config().vocab_size as u32).collect();
             let start = Instant::now();
             for _ in 0..plan.gen_tokens {
                 next.iter().enumerate().for_each(|(i, &token)| runner.push(i, token));

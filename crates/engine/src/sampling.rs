@@ -44,7 +44,8 @@ impl Sampling {
     /// # Errors
     /// The first parameter outside its range.
     pub fn validate(&self) -> Result<(), InvalidSampling> {
-        let check = |ok: bool, name, value, allowed| if ok { Ok(()) } else { Err(InvalidSampling { name, value, allowed }) };
+        let check =
+            |ok: bool, name, value, allowed| if ok { Ok(()) } else { Err(InvalidSampling { name, value, allowed }) };
         check((0.0..=100.0).contains(&self.temperature), "temperature", self.temperature, "between 0 and 100")?;
         check(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", self.top_p, "above 0 and at most 1")?;
         check((0.0..=1.0).contains(&self.min_p), "min_p", self.min_p, "between 0 and 1")

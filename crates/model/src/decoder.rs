@@ -58,7 +58,11 @@ impl Workspace {
     pub fn new(decoder: &Decoder, tokens: usize, logit_rows: usize) -> Self {
         let config = &decoder.config;
         let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let (slots, experts) = decoder.layers.iter().map(|l| l.ffn.slots_and_experts()).fold((1, 1), |(s, e), (ls, le)| (s.max(ls), e.max(le)));
+        let (slots, experts) = decoder
+            .layers
+            .iter()
+            .map(|l| l.ffn.slots_and_experts())
+            .fold((1, 1), |(s, e), (ls, le)| (s.max(ls), e.max(le)));
         Self {
             residual: Tensor::zeros(tokens, config.hidden_size),
             normed: Tensor::zeros(tokens, config.hidden_size),
@@ -128,7 +132,10 @@ impl Decoder {
     ) -> &'w Tensor {
         let rows = batch.tokens.len();
         assert!(rows <= workspace.max_tokens() && batch.logit_rows.len() <= workspace.max_logit_rows());
-        assert!(batch.tokens.iter().all(|&t| (t as usize) < self.config.vocab_size), "a token is outside the vocabulary");
+        assert!(
+            batch.tokens.iter().all(|&t| (t as usize) < self.config.vocab_size),
+            "a token is outside the vocabulary"
+        );
         assert!(batch.chunks.iter().all(|c| c.position + c.len <= self.context), "a position is outside the context");
         let eps = self.config.norm_eps;
         device.embed(&self.embedding, batch.tokens, &mut workspace.residual);

@@ -6,7 +6,9 @@ use crate::ffn::{FeedForward, Router};
 use crate::files::{Checkpoint, FileError, StoredMatrix};
 use comm::Parallel;
 use spec::{Activation, DecoderConfig, DenseFfn, ExpertFfn, Ffn, ParameterId, Position, Role};
-use tensor::{Device, Expert, Format, Gating, Interleaved, Matrix, MatrixSource, PackError, RopeTable, RouterKind, Stacked};
+use tensor::{
+    Device, Expert, Format, Gating, Interleaved, Matrix, MatrixSource, PackError, RopeTable, RouterKind, Stacked,
+};
 
 /// How to load.
 #[derive(Clone, Copy, Default)]
@@ -157,9 +159,10 @@ impl Loader<'_, '_> {
     fn attention(&mut self, layer: usize) -> Result<Attention, LoadError> {
         let config = self.config;
         let id = |role| ParameterId::layer(role, layer);
-        let qkv = self.pack(&[Role::QProj, Role::KProj, Role::VProj].map(id), self.options.weights, |sources, pack| {
-            pack(&Stacked(sources));
-        })?;
+        let qkv =
+            self.pack(&[Role::QProj, Role::KProj, Role::VProj].map(id), self.options.weights, |sources, pack| {
+                pack(&Stacked(sources));
+            })?;
         let qkv_bias = match config.qkv_bias {
             false => None,
             true => {

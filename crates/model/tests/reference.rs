@@ -114,9 +114,27 @@ macro_rules! cases {
 }
 
 cases!(
-    alibi, gpt_oss, gpt_oss_mxfp4, llama, llama_odd, mistral, mixtral, mixtral_mqa, mixtral_sharded, mixtral_spm, qwen3,
-    qwen3_moe, qwen3_moe_bpe, qwen3_moe_norenorm, rope_dynamic, rope_linear, rope_llama3, rope_longrope_long,
-    rope_longrope_short, rope_yarn, rope_yarn_mscale
+    alibi,
+    gpt_oss,
+    gpt_oss_mxfp4,
+    llama,
+    llama_odd,
+    mistral,
+    mixtral,
+    mixtral_mqa,
+    mixtral_sharded,
+    mixtral_spm,
+    qwen3,
+    qwen3_moe,
+    qwen3_moe_bpe,
+    qwen3_moe_norenorm,
+    rope_dynamic,
+    rope_linear,
+    rope_llama3,
+    rope_longrope_long,
+    rope_longrope_short,
+    rope_yarn,
+    rope_yarn_mscale
 );
 
 #[test]

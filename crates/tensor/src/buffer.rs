@@ -51,7 +51,7 @@ impl<T: Plain> Buffer<T> {
     }
 
     fn layout(len: usize) -> Layout {
-        let bytes = len.checked_mul(size_of::<T>()).unwrap_or(usize::MAX);
+        let bytes = len.saturating_mul(size_of::<T>());
         let align = if bytes >= HUGE { HUGE } else { LINE };
         match Layout::from_size_align(bytes, align) {
             Ok(layout) => layout,

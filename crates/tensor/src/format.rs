@@ -114,7 +114,7 @@ pub fn f32_to_e4m3(x: f32) -> u8 {
     let x = x.abs().min(448.0);
     // Steps of 2^-9 below the normal numbers, of an eighth of the binade above.
     let step_exponent = (((x.to_bits() >> 23) as i32) - 127).max(-6) - 3;
-    let units = (x / 2f32.powi(step_exponent)).round_ties_even() as u32;
+    let units = (x * f32::from_bits(((127 - step_exponent) as u32) << 23)).round_ties_even() as u32;
     // In the lowest binade (and below it) the units are the bits; each further binade adds eight.
     sign | (units + 8 * (step_exponent + 9) as u32) as u8
 }
@@ -125,29 +125,42 @@ pub fn f32_to_e4m3(x: f32) -> u8 {
 ///
 /// # Panics
 /// If `format` has no codes.
+#[inline(always)]
 pub fn quantise_row(format: Format, x: &[f32], codes: &mut [u8], scales: &mut [f32]) {
     let group = format.group();
     for ((x, codes), scale) in x.chunks(group).zip(codes.chunks_mut(group)).zip(scales) {
-        let (largest, signed) =
-            x.iter().fold((0f32, 0f32), |(m, s), &v| if v.abs() > m { (v.abs(), v) } else { (m, s) });
+        let largest = max_abs(x);
         *scale = match format {
             Format::Int8 => f16::from_f32(largest / 127.0).to_f32(),
-            Format::Int4 => f16::from_f32(signed / -8.0).to_f32(),
+            Format::Int4 => {
+                let signed = x.iter().find(|v| v.abs() == largest).copied().unwrap_or(0.0);
+                f16::from_f32(signed / -8.0).to_f32()
+            }
             Format::Fp8 => largest / 448.0,
             Format::Mxfp4 if largest > 0.0 => 2f32.powi((((largest.to_bits() >> 23) as i32) - 127 - 2).max(-127)),
             Format::Mxfp4 => 1.0,
             Format::F32 | Format::F16 | Format::Bf16 => panic!("{format} has no codes"),
         };
         let inverse = if *scale == 0.0 { 0.0 } else { 1.0 / *scale };
-        for (code, &v) in codes.iter_mut().zip(x) {
-            *code = match format {
-                Format::Int8 => (v * inverse).round().clamp(-127.0, 127.0) as i8 as u8,
-                Format::Int4 => (v * inverse + 8.5).clamp(0.0, 15.0) as u8,
-                Format::Fp8 => f32_to_e4m3(v * inverse),
-                _ => f32_to_e2m1(v * inverse),
-            };
+        let codes = codes.iter_mut().zip(x);
+        match format {
+            Format::Int8 => codes.for_each(|(c, v)| *c = (v * inverse).round().clamp(-127.0, 127.0) as i8 as u8),
+            Format::Int4 => codes.for_each(|(c, v)| *c = (v * inverse + 8.5).clamp(0.0, 15.0) as u8),
+            Format::Fp8 => codes.for_each(|(c, v)| *c = f32_to_e4m3(v * inverse)),
+            _ => codes.for_each(|(c, v)| *c = f32_to_e2m1(v * inverse)),
         }
     }
+}
+
+/// The largest magnitude, eight running maxima side by side.
+#[inline(always)]
+fn max_abs(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; 8];
+    let (chunks, rest) = x.as_chunks::<8>();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(m, v)| *m = if v.abs() > *m { v.abs() } else { *m });
+    }
+    lanes.iter().chain(rest).fold(0f32, |m, v| m.max(v.abs()))
 }
 
 /// The e2m1 code nearest to `x`, ties to the even code, saturating at 6.

@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod cpu;
 pub mod format;
+pub mod machine;
 pub mod pool;
 
 pub use buffer::Tensor;

@@ -28,11 +28,7 @@ pub struct Decoder {
 impl Decoder {
     pub(crate) fn new(strip: usize, options: DecodeOptions) -> Self {
         let strip = if options.continues { 0 } else { strip };
-        Self {
-            skip_special: options.skip_special,
-            strip,
-            pending: Vec::new(),
-        }
+        Self { skip_special: options.skip_special, strip, pending: Vec::new() }
     }
 
     /// Takes the next id and gives the text that it completes. `tokenizer` is the one that made this decoder.
@@ -41,16 +37,8 @@ impl Decoder {
         if self.skip_special && tokenizer.is_special(id) {
             return Ok(String::new());
         }
-        let spaces = bytes
-            .iter()
-            .take(self.strip)
-            .take_while(|&&byte| byte == b' ')
-            .count();
-        self.strip = if spaces == bytes.len() {
-            self.strip - spaces
-        } else {
-            0
-        };
+        let spaces = bytes.iter().take(self.strip).take_while(|&&byte| byte == b' ').count();
+        self.strip = if spaces == bytes.len() { self.strip - spaces } else { 0 };
         self.pending.extend_from_slice(&bytes[spaces..]);
         Ok(self.take_final())
     }

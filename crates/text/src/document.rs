@@ -64,15 +64,7 @@ impl AddedToken {
     /// A token that is matched as it is written.
     pub fn new(id: u32, content: impl Into<String>, special: bool) -> Self {
         let content = content.into();
-        Self {
-            id,
-            content,
-            single_word: false,
-            lstrip: false,
-            rstrip: false,
-            normalized: false,
-            special,
-        }
+        Self { id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special }
     }
 }
 
@@ -121,9 +113,7 @@ impl Merge {
     pub fn pair(&self) -> Option<(&str, &str)> {
         match self {
             Self::Pair(left, right) => Some((left, right)),
-            Self::Line(line) => line
-                .split_once(' ')
-                .filter(|(_, right)| !right.contains(' ')),
+            Self::Line(line) => line.split_once(' ').filter(|(_, right)| !right.contains(' ')),
         }
     }
 }
@@ -131,8 +121,7 @@ impl Merge {
 impl Document {
     /// Parses and checks a `tokenizer.json`.
     pub fn parse(json: &[u8]) -> Result<Self> {
-        let document: Self =
-            serde_json::from_slice(json).map_err(|source| better_reason(json, source))?;
+        let document: Self = serde_json::from_slice(json).map_err(|source| better_reason(json, source))?;
         document.check()?;
         Ok(document)
     }
@@ -143,9 +132,7 @@ impl Document {
         let ids = self.check_ids()?;
         check_merges(&self.model.merges, &ids)?;
         match &self.model.unk_token {
-            Some(unk) if !ids.contains_key(unk.as_str()) => {
-                broken(format!("unk_token `{unk}` is not a token"))
-            }
+            Some(unk) if !ids.contains_key(unk.as_str()) => broken(format!("unk_token `{unk}` is not a token")),
             _ => Ok(()),
         }
     }
@@ -157,46 +144,28 @@ impl Document {
             return unsupported(named("type", &model.kind), "only BPE is");
         }
         for (what, affix) in [
-            (
-                "continuing_subword_prefix",
-                &model.continuing_subword_prefix,
-            ),
+            ("continuing_subword_prefix", &model.continuing_subword_prefix),
             ("end_of_word_suffix", &model.end_of_word_suffix),
         ] {
             if let Some(affix) = affix.as_deref().filter(|affix| !affix.is_empty()) {
-                return unsupported(
-                    named(what, affix),
-                    "only tokens that join as they are written are",
-                );
+                return unsupported(named(what, affix), "only tokens that join as they are written are");
             }
         }
         match model.dropout {
-            Some(dropout) if dropout != 0.0 => {
-                unsupported(named("dropout", &dropout.to_string()), "set it to null")
-            }
+            Some(dropout) if dropout != 0.0 => unsupported(named("dropout", &dropout.to_string()), "set it to null"),
             _ => Ok(()),
         }
     }
 
     /// One id per token and one token per id, over the vocabulary and the added tokens together.
     fn check_ids(&self) -> Result<HashMap<&str, u32>> {
-        let added = self
-            .added_tokens
-            .iter()
-            .map(|token| (token.content.as_str(), token.id));
-        let base = self
-            .model
-            .vocab
-            .0
-            .iter()
-            .map(|(token, id)| (token.as_str(), *id));
+        let added = self.added_tokens.iter().map(|token| (token.content.as_str(), token.id));
+        let base = self.model.vocab.0.iter().map(|(token, id)| (token.as_str(), *id));
         let mut ids = HashMap::new();
         let mut tokens: HashMap<u32, &str> = HashMap::new();
         for (token, id) in base.chain(added) {
             if id >= MOST_IDS {
-                return broken(format!(
-                    "token `{token}` has id {id}, and ids end at {MOST_IDS}"
-                ));
+                return broken(format!("token `{token}` has id {id}, and ids end at {MOST_IDS}"));
             }
             let other_id = ids.insert(token, id).filter(|&other| other != id);
             let other_token = tokens.insert(id, token).filter(|&other| other != token);
@@ -207,11 +176,7 @@ impl Document {
                 return broken(format!("id {id} stands for `{other}` and `{token}`"));
             }
         }
-        if self
-            .added_tokens
-            .iter()
-            .any(|token| token.content.is_empty())
-        {
+        if self.added_tokens.iter().any(|token| token.content.is_empty()) {
             return broken("an added token is empty".into());
         }
         if ids.is_empty() {
@@ -225,19 +190,12 @@ fn check_merges(merges: &[Merge], ids: &HashMap<&str, u32>) -> Result<()> {
     let mut joined = String::new();
     for (i, merge) in merges.iter().enumerate() {
         let Some((left, right)) = merge.pair() else {
-            return broken(format!(
-                "merge {i} is not two tokens with a space between: {merge:?}"
-            ));
+            return broken(format!("merge {i} is not two tokens with a space between: {merge:?}"));
         };
         joined.clear();
         joined.extend([left, right]);
-        if let Some(unknown) = [left, right, &joined]
-            .into_iter()
-            .find(|token| !ids.contains_key(token))
-        {
-            return broken(format!(
-                "merge {i}, `{left}` + `{right}`, names `{unknown}`, which is not a token"
-            ));
+        if let Some(unknown) = [left, right, &joined].into_iter().find(|token| !ids.contains_key(token)) {
+            return broken(format!("merge {i}, `{left}` + `{right}`, names `{unknown}`, which is not a token"));
         }
     }
     Ok(())
@@ -251,9 +209,7 @@ impl Bpe {
 
     /// The tokens that merges are made of or lead to.
     pub fn merged_tokens(&self) -> HashSet<String> {
-        self.pairs()
-            .flat_map(|(left, right)| [left.into(), right.into(), [left, right].concat()])
-            .collect()
+        self.pairs().flat_map(|(left, right)| [left.into(), right.into(), [left, right].concat()]).collect()
     }
 }
 
@@ -273,10 +229,7 @@ fn better_reason(json: &[u8], source: serde_json::Error) -> Error {
             what: format!("type `{}` of the tokenizer's model", peek.model.kind),
             instead: "only BPE is".into(),
         },
-        _ => Error::Json {
-            part: "the tokenizer",
-            source,
-        },
+        _ => Error::Json { part: "the tokenizer", source },
     }
 }
 
@@ -285,10 +238,7 @@ fn broken<T>(reason: String) -> Result<T> {
 }
 
 fn unsupported<T>(what: String, instead: &str) -> Result<T> {
-    Err(Error::Unsupported {
-        what,
-        instead: instead.into(),
-    })
+    Err(Error::Unsupported { what, instead: instead.into() })
 }
 
 impl Serialize for Vocabulary {
@@ -309,10 +259,7 @@ impl<'de> Deserialize<'de> for Vocabulary {
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a map from tokens to ids")
             }
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> std::result::Result<Vocabulary, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Vocabulary, A::Error> {
                 let mut entries = Vec::new();
                 while let Some(entry) = map.next_entry()? {
                     entries.push(entry);

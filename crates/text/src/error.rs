@@ -113,10 +113,7 @@ impl Error {
     pub(crate) fn in_file(self, path: impl Into<PathBuf>) -> Self {
         match self {
             Self::File { .. } | Self::InFile { .. } => self,
-            reason => Self::InFile {
-                path: path.into(),
-                reason: Box::new(reason),
-            },
+            reason => Self::InFile { path: path.into(), reason: Box::new(reason) },
         }
     }
 }

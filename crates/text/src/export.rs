@@ -31,28 +31,20 @@ impl Tokenizer {
         };
         let around = (self.roles.prefix.clone(), self.roles.suffix.clone());
         if affixes(&document.post_processor)? != around {
-            document.post_processor =
-                affix_processor(&self.with_text(&around.0), &self.with_text(&around.1));
+            document.post_processor = affix_processor(&self.with_text(&around.0), &self.with_text(&around.1));
         }
         Ok(document)
     }
 
     fn with_text(&self, ids: &[u32]) -> Vec<(String, u32)> {
-        ids.iter()
-            .filter_map(|&id| Some((self.token(id)?.to_string(), id)))
-            .collect()
+        ids.iter().filter_map(|&id| Some((self.token(id)?.to_string(), id))).collect()
     }
 
     fn config(&self) -> Value {
         let mut config = Map::new();
         config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
         config.insert("clean_up_tokenization_spaces".into(), false.into());
-        config.extend(
-            self.roles
-                .named
-                .iter()
-                .map(|(name, token)| (name.clone(), token.clone().into())),
-        );
+        config.extend(self.roles.named.iter().map(|(name, token)| (name.clone(), token.clone().into())));
         if let Some(templates) = self.templates.to_json() {
             config.insert("chat_template".into(), templates);
         }
@@ -67,10 +59,7 @@ impl Tokenizer {
     /// SentencePiece's encoding as merges, which come from the scores.
     fn spm_document(&self, spm: &Spm) -> Result<Document> {
         let unreachable = |token: &&String| {
-            token.chars().any(|letter| {
-                !spm.tokens
-                    .contains_key(letter.encode_utf8(&mut [0; 4]) as &str)
-            })
+            token.chars().any(|letter| !spm.tokens.contains_key(letter.encode_utf8(&mut [0; 4]) as &str))
         };
         if let Some(token) = spm.tokens.keys().find(unreachable) {
             return Err(Error::NotExpressible {
@@ -78,19 +67,10 @@ impl Tokenizer {
                 reason: format!("`{token}` has a character that is no token by itself"),
             });
         }
-        let merges = spm
-            .merges()
-            .into_iter()
-            .map(|(left, right)| Merge::Pair(left.into(), right.into()))
-            .collect();
-        let vocab = self
-            .entries()
-            .map(|(token, id)| (token.to_string(), id))
-            .collect();
+        let merges = spm.merges().into_iter().map(|(left, right)| Merge::Pair(left.into(), right.into())).collect();
+        let vocab = self.entries().map(|(token, id)| (token.to_string(), id)).collect();
         let space = String::from(SPACE);
-        let prepend = spm
-            .add_space_prefix
-            .then(|| json!({ "type": "Prepend", "prepend": space }));
+        let prepend = spm.add_space_prefix.then(|| json!({ "type": "Prepend", "prepend": space }));
         let replace = json!({ "type": "Replace", "pattern": { "String": " " }, "content": space });
         let steps: Vec<Value> = prepend.into_iter().chain([replace]).collect();
         Ok(Document {
@@ -109,12 +89,7 @@ impl Tokenizer {
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let json = serde_json::to_vec_pretty(value).map_err(|source| Error::Json {
-        part: "what was to be written",
-        source,
-    })?;
-    std::fs::write(path, json).map_err(|source| Error::File {
-        path: path.into(),
-        source,
-    })
+    let json =
+        serde_json::to_vec_pretty(value).map_err(|source| Error::Json { part: "what was to be written", source })?;
+    std::fs::write(path, json).map_err(|source| Error::File { path: path.into(), source })
 }

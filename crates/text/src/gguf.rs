@@ -66,21 +66,13 @@ impl GgufVocabulary {
     pub const BYTE: i32 = 6;
 
     fn kind(&self, id: usize) -> i32 {
-        self.token_types
-            .as_ref()
-            .and_then(|types| types.get(id))
-            .copied()
-            .unwrap_or(Self::NORMAL)
+        self.token_types.as_ref().and_then(|types| types.get(id)).copied().unwrap_or(Self::NORMAL)
     }
 
     /// Tokens with ids and kinds. An empty token, which some converters leave, gets a name.
     fn entries(&self) -> impl Iterator<Item = (String, u32, i32)> {
         (0u32..).zip(&self.tokens).map(|(id, token)| {
-            let token = if token.is_empty() {
-                format!("[EMPTY_{id}]")
-            } else {
-                token.clone()
-            };
+            let token = if token.is_empty() { format!("[EMPTY_{id}]") } else { token.clone() };
             (token, id, self.kind(id as usize))
         })
     }
@@ -88,15 +80,11 @@ impl GgufVocabulary {
     /// Lists that go by id must be as long as the tokens, and ids must be tokens.
     fn check(&self) -> Result<()> {
         let size = self.tokens.len();
-        let lengths = [
-            ("scores", self.scores.as_ref().map(Vec::len)),
-            ("token_type", self.token_types.as_ref().map(Vec::len)),
-        ];
+        let lengths =
+            [("scores", self.scores.as_ref().map(Vec::len)), ("token_type", self.token_types.as_ref().map(Vec::len))];
         for (name, length) in lengths {
             if let Some(length) = length.filter(|&length| length != size) {
-                return Err(Error::Vocabulary(format!(
-                    "it has {size} tokens and {length} entries in `{name}`"
-                )));
+                return Err(Error::Vocabulary(format!("it has {size} tokens and {length} entries in `{name}`")));
             }
         }
         let ids = [self.bos, self.eos, self.eot, self.eom, self.unk, self.pad];
@@ -120,47 +108,24 @@ impl GgufVocabulary {
     }
 
     fn roles(&self, add_bos_by_default: bool) -> Roles {
-        let names = [
-            ("bos_token", self.bos),
-            ("eos_token", self.eos),
-            ("unk_token", self.unk),
-            ("pad_token", self.pad),
-        ];
+        let names =
+            [("bos_token", self.bos), ("eos_token", self.eos), ("unk_token", self.unk), ("pad_token", self.pad)];
         let text = |id: u32| self.tokens.get(id as usize).cloned();
-        let named: BTreeMap<_, _> = names
-            .into_iter()
-            .filter_map(|(name, id)| Some((name.to_string(), text(id?)?)))
-            .collect();
+        let named: BTreeMap<_, _> =
+            names.into_iter().filter_map(|(name, id)| Some((name.to_string(), text(id?)?))).collect();
         let mut eos: Vec<u32> = self.eos.into_iter().collect();
         for id in self.eot.into_iter().chain(self.eom) {
             if !eos.contains(&id) {
                 eos.push(id);
             }
         }
-        let prefix = self
-            .bos
-            .filter(|_| self.add_bos.unwrap_or(add_bos_by_default))
-            .into_iter()
-            .collect();
-        let suffix = self
-            .eos
-            .filter(|_| self.add_eos == Some(true))
-            .into_iter()
-            .collect();
-        Roles {
-            named,
-            bos: self.bos,
-            eos,
-            prefix,
-            suffix,
-        }
+        let prefix = self.bos.filter(|_| self.add_bos.unwrap_or(add_bos_by_default)).into_iter().collect();
+        let suffix = self.eos.filter(|_| self.add_eos == Some(true)).into_iter().collect();
+        Roles { named, bos: self.bos, eos, prefix, suffix }
     }
 
     fn templates(&self) -> TemplateSources {
-        self.chat_template
-            .as_deref()
-            .map(TemplateSources::single)
-            .unwrap_or_default()
+        self.chat_template.as_deref().map(TemplateSources::single).unwrap_or_default()
     }
 }
 
@@ -180,28 +145,15 @@ impl Tokenizer {
 }
 
 fn byte_level(vocabulary: &GgufVocabulary) -> Result<Tokenizer> {
-    let pre = Pre::named(if vocabulary.pre.is_empty() {
-        "default"
-    } else {
-        &vocabulary.pre
-    })?;
+    let pre = Pre::named(if vocabulary.pre.is_empty() { "default" } else { &vocabulary.pre })?;
     let Some(merges) = &vocabulary.merges else {
-        return Err(Error::Vocabulary(
-            "`tokenizer.ggml.merges` is missing".into(),
-        ));
+        return Err(Error::Vocabulary("`tokenizer.ggml.merges` is missing".into()));
     };
     let added = vocabulary.added();
-    let is_added = |kind| {
-        matches!(
-            kind,
-            GgufVocabulary::CONTROL | GgufVocabulary::UNKNOWN | GgufVocabulary::USER_DEFINED
-        )
-    };
-    let vocab = vocabulary
-        .entries()
-        .filter(|(_, _, kind)| !is_added(*kind))
-        .map(|(token, id, _)| (token, id))
-        .collect();
+    let is_added =
+        |kind| matches!(kind, GgufVocabulary::CONTROL | GgufVocabulary::UNKNOWN | GgufVocabulary::USER_DEFINED);
+    let vocab =
+        vocabulary.entries().filter(|(_, _, kind)| !is_added(*kind)).map(|(token, id, _)| (token, id)).collect();
     let roles = vocabulary.roles(pre.add_bos);
     let document = Document {
         normalizer: pre.normalizer(),
@@ -222,33 +174,19 @@ fn byte_level(vocabulary: &GgufVocabulary) -> Result<Tokenizer> {
 
 fn sentence_piece(vocabulary: &GgufVocabulary) -> Result<Tokenizer> {
     let Some(scores) = &vocabulary.scores else {
-        return Err(Error::Vocabulary(
-            "`tokenizer.ggml.scores` is missing".into(),
-        ));
+        return Err(Error::Vocabulary("`tokenizer.ggml.scores` is missing".into()));
     };
     if let Some(id) = scores.iter().position(|score| score.is_nan()) {
-        return Err(Error::Vocabulary(format!(
-            "token {id} has a score that is no number"
-        )));
+        return Err(Error::Vocabulary(format!("token {id} has a score that is no number")));
     }
     let added = vocabulary.added();
-    let base: Vec<_> = vocabulary
-        .entries()
-        .map(|(token, id, _)| (token, id))
-        .collect();
+    let base: Vec<_> = vocabulary.entries().map(|(token, id, _)| (token, id)).collect();
     let spm = build_spm(vocabulary, scores, &added)?;
     let roles = vocabulary.roles(true);
     let spelling = Spelling::parse(&space_decoder(spm.add_space_prefix))?;
     let document = Document::new(added.clone(), Bpe::new(base.clone(), Vec::new()));
     document.check()?;
-    Tokenizer::assemble(
-        Model::Spm(spm),
-        spelling,
-        base,
-        added,
-        roles,
-        vocabulary.templates(),
-    )
+    Tokenizer::assemble(Model::Spm(spm), spelling, base, added, roles, vocabulary.templates())
 }
 
 fn build_spm(vocabulary: &GgufVocabulary, scores: &[f32], added: &[AddedToken]) -> Result<Spm> {
@@ -257,9 +195,7 @@ fn build_spm(vocabulary: &GgufVocabulary, scores: &[f32], added: &[AddedToken]) 
         match (kind, fallback_byte(&token)) {
             (GgufVocabulary::BYTE, Some(byte)) => bytes[usize::from(byte)] = Some(id),
             (GgufVocabulary::BYTE, None) => {
-                return Err(Error::Vocabulary(format!(
-                    "byte token {id} reads `{token}`, not like `<0x41>`"
-                )));
+                return Err(Error::Vocabulary(format!("byte token {id} reads `{token}`, not like `<0x41>`")));
             }
             (GgufVocabulary::NORMAL | GgufVocabulary::UNUSED, _) => {
                 tokens.insert(token, (id, score));
@@ -267,40 +203,18 @@ fn build_spm(vocabulary: &GgufVocabulary, scores: &[f32], added: &[AddedToken]) 
             _ => {}
         }
     }
-    let unknown = vocabulary
-        .token_types
-        .iter()
-        .flatten()
-        .position(|&kind| kind == GgufVocabulary::UNKNOWN);
+    let unknown = vocabulary.token_types.iter().flatten().position(|&kind| kind == GgufVocabulary::UNKNOWN);
     let unk = vocabulary.unk.or(unknown.map(|id| id as u32));
     if unk.is_none() && bytes.contains(&None) {
-        return Err(Error::Vocabulary(
-            "it has neither a token for every byte nor one for the unknown".into(),
-        ));
+        return Err(Error::Vocabulary("it has neither a token for every byte nor one for the unknown".into()));
     }
-    let markers = Markers::new(
-        added
-            .iter()
-            .map(|token| (token.clone(), token.content.clone()))
-            .collect(),
-    )?;
-    Ok(Spm {
-        markers,
-        tokens,
-        bytes,
-        unk,
-        add_space_prefix: vocabulary.add_space_prefix.unwrap_or(true),
-    })
+    let markers = Markers::new(added.iter().map(|token| (token.clone(), token.content.clone())).collect())?;
+    Ok(Spm { markers, tokens, bytes, unk, add_space_prefix: vocabulary.add_space_prefix.unwrap_or(true) })
 }
 
 /// The section that adds the first and the last token.
 fn post_processor(roles: &Roles, vocabulary: &GgufVocabulary) -> Value {
-    let token = |&id: &u32| {
-        vocabulary
-            .tokens
-            .get(id as usize)
-            .map(|token| (token.clone(), id))
-    };
+    let token = |&id: &u32| vocabulary.tokens.get(id as usize).map(|token| (token.clone(), id));
     affix_processor(
         &roles.prefix.iter().filter_map(token).collect::<Vec<_>>(),
         &roles.suffix.iter().filter_map(token).collect::<Vec<_>>(),
@@ -312,23 +226,12 @@ pub(crate) fn affix_processor(prefix: &[(String, u32)], suffix: &[(String, u32)]
     if prefix.is_empty() && suffix.is_empty() {
         return Value::Null;
     }
-    let special =
-        |(token, _): &(String, u32)| json!({ "SpecialToken": { "id": token, "type_id": 0 } });
+    let special = |(token, _): &(String, u32)| json!({ "SpecialToken": { "id": token, "type_id": 0 } });
     let around = |name: &str| {
         let text = json!({ "Sequence": { "id": name, "type_id": 0 } });
-        prefix
-            .iter()
-            .map(special)
-            .chain([text])
-            .chain(suffix.iter().map(special))
-            .collect::<Vec<_>>()
+        prefix.iter().map(special).chain([text]).chain(suffix.iter().map(special)).collect::<Vec<_>>()
     };
-    let define = |(token, id): &(String, u32)| {
-        (
-            token.clone(),
-            json!({ "id": token, "ids": [id], "tokens": [token] }),
-        )
-    };
+    let define = |(token, id): &(String, u32)| (token.clone(), json!({ "id": token, "ids": [id], "tokens": [token] }));
     let pair = [around("A"), around("B")].concat();
     json!({
         "type": "TemplateProcessing",
@@ -355,17 +258,7 @@ impl Document {
         let (truncation, padding, normalizer, pre_tokenizer) = Default::default();
         let (post_processor, decoder) = Default::default();
         let version = "1.0".into();
-        Self {
-            version,
-            truncation,
-            padding,
-            added_tokens,
-            normalizer,
-            pre_tokenizer,
-            post_processor,
-            decoder,
-            model,
-        }
+        Self { version, truncation, padding, added_tokens, normalizer, pre_tokenizer, post_processor, decoder, model }
     }
 }
 

@@ -31,10 +31,7 @@ struct Search {
 impl Markers {
     /// Looks for `tokens`, each as spelt beside it.
     pub fn new(tokens: Vec<(AddedToken, String)>) -> Result<Self> {
-        let (tokens, spelt): (Vec<_>, Vec<_>) = tokens
-            .into_iter()
-            .filter(|(_, spelt)| !spelt.is_empty())
-            .unzip();
+        let (tokens, spelt): (Vec<_>, Vec<_>) = tokens.into_iter().filter(|(_, spelt)| !spelt.is_empty()).unzip();
         if tokens.is_empty() {
             return Ok(Self::default());
         }
@@ -44,10 +41,7 @@ impl Markers {
             plain: automaton(plain_tokens.iter().map(|&i| &spelt[i]))?,
             plain_tokens,
         };
-        Ok(Self {
-            tokens,
-            search: Some(search),
-        })
+        Ok(Self { tokens, search: Some(search) })
     }
 
     /// Cuts `text` at the tokens. A special one counts only where `allowed` says so of its range.
@@ -59,16 +53,8 @@ impl Markers {
             if token.single_word && is_inside_word(text, &at) {
                 continue;
             }
-            let start = if token.lstrip {
-                text[..at.start].trim_end().len().max(done)
-            } else {
-                at.start
-            };
-            let end = if token.rstrip {
-                text.len() - text[at.end..].trim_start().len()
-            } else {
-                at.end
-            };
+            let start = if token.lstrip { text[..at.start].trim_end().len().max(done) } else { at.start };
+            let end = if token.rstrip { text.len() - text[at.end..].trim_start().len() } else { at.end };
             if done < start {
                 segments.push((done..start, None));
             }
@@ -96,14 +82,9 @@ impl Markers {
                 return Some((hit.range(), token));
             }
             // It may hide an ordinary token that begins at the same place.
-            let here = Input::new(text)
-                .range(hit.start()..)
-                .anchored(Anchored::Yes);
+            let here = Input::new(text).range(hit.start()..).anchored(Anchored::Yes);
             if let Some(hit) = search.plain.find(here) {
-                return Some((
-                    hit.range(),
-                    &self.tokens[search.plain_tokens[hit.pattern()]],
-                ));
+                return Some((hit.range(), &self.tokens[search.plain_tokens[hit.pattern()]]));
             }
             from = text.ceil_char_boundary(hit.start() + 1);
         }
@@ -115,11 +96,7 @@ fn automaton<'a>(patterns: impl Iterator<Item = &'a String>) -> Result<AhoCorasi
         .match_kind(MatchKind::LeftmostLongest)
         .start_kind(StartKind::Both)
         .build(patterns)
-        .map_err(|error| {
-            Error::Vocabulary(format!(
-                "its added tokens are too many to search for: {error}"
-            ))
-        })
+        .map_err(|error| Error::Vocabulary(format!("its added tokens are too many to search for: {error}")))
 }
 
 fn is_inside_word(text: &str, at: &Range<usize>) -> bool {

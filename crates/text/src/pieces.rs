@@ -49,10 +49,8 @@ enum Pattern {
 impl Spelling {
     /// Reads the decoder section.
     pub fn parse(decoder: &Value) -> Result<Self> {
-        let step = Step::deserialize(decoder).map_err(|source| Error::Json {
-            part: "the tokenizer's decoder",
-            source,
-        })?;
+        let step =
+            Step::deserialize(decoder).map_err(|source| Error::Json { part: "the tokenizer's decoder", source })?;
         let mut spelling = Self::default();
         spelling.add(step)?;
         Ok(spelling)
@@ -60,35 +58,17 @@ impl Spelling {
 
     fn add(&mut self, step: Step) -> Result<()> {
         match step {
-            Step::Sequence { decoders } => {
-                decoders.into_iter().try_for_each(|step| self.add(step))?
-            }
-            Step::Strip {
-                content: ' ',
-                start,
-                stop: 0,
-            } => self.strip += start,
-            Step::Strip {
-                content,
-                start,
-                stop,
-            } => {
+            Step::Sequence { decoders } => decoders.into_iter().try_for_each(|step| self.add(step))?,
+            Step::Strip { content: ' ', start, stop: 0 } => self.strip += start,
+            Step::Strip { content, start, stop } => {
                 return Err(Error::Unsupported {
-                    what: format!(
-                        "a decoder that strips {start} `{content}` and, at the end, {stop}"
-                    ),
+                    what: format!("a decoder that strips {start} `{content}` and, at the end, {stop}"),
                     instead: "spaces at the beginning are".into(),
                 });
             }
-            Step::Metaspace {
-                replacement,
-                prepend_scheme,
-            } => {
+            Step::Metaspace { replacement, prepend_scheme } => {
                 self.strip += usize::from(prepend_scheme.as_deref() != Some("never"));
-                self.steps.push(Step::Replace {
-                    pattern: Pattern::String(replacement.into()),
-                    content: " ".into(),
-                });
+                self.steps.push(Step::Replace { pattern: Pattern::String(replacement.into()), content: " ".into() });
             }
             Step::Fuse {} => {}
             step => self.steps.push(step),
@@ -98,9 +78,7 @@ impl Spelling {
 
     /// Whether tokens are written in GPT-2's alphabet of bytes.
     pub fn is_byte_level(&self) -> bool {
-        self.steps
-            .iter()
-            .any(|step| matches!(step, Step::ByteLevel {}))
+        self.steps.iter().any(|step| matches!(step, Step::ByteLevel {}))
     }
 
     /// The bytes of one token.
@@ -108,10 +86,7 @@ impl Spelling {
         let mut text = token.to_string();
         for step in &self.steps {
             match step {
-                Step::Replace {
-                    pattern: Pattern::String(from),
-                    content,
-                } => text = text.replace(from, content),
+                Step::Replace { pattern: Pattern::String(from), content } => text = text.replace(from, content),
                 Step::ByteFallback {} => {
                     if let Some(byte) = fallback_byte(&text) {
                         return vec![byte];
@@ -131,9 +106,7 @@ impl Spelling {
 pub(crate) fn fallback_byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
     let is_hex = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    is_hex
-        .then(|| u8::from_str_radix(digits, 16).ok())
-        .flatten()
+    is_hex.then(|| u8::from_str_radix(digits, 16).ok()).flatten()
 }
 
 /// GPT-2's alphabet: printable bytes stand for themselves, the others take characters from U+0100 on.
@@ -144,11 +117,7 @@ impl ByteAlphabet {
         let is_printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
         let mut others = ('\u{100}'..).take(256);
         let letters = (0..=255u8).filter_map(|byte| {
-            let letter = if is_printable(byte) {
-                Some(char::from(byte))
-            } else {
-                others.next()
-            };
+            let letter = if is_printable(byte) { Some(char::from(byte)) } else { others.next() };
             Some((letter?, byte))
         });
         Self(letters.collect())
@@ -156,9 +125,6 @@ impl ByteAlphabet {
 
     /// The bytes of a token, if all its characters are in the alphabet.
     pub fn bytes(&self, token: &str) -> Option<Vec<u8>> {
-        token
-            .chars()
-            .map(|letter| self.0.get(&letter).copied())
-            .collect()
+        token.chars().map(|letter| self.0.get(&letter).copied()).collect()
     }
 }

@@ -12,8 +12,8 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::normalizer::Range as Offsets;
 use tokenizers::tokenizer::pre_tokenizer::Split;
 use tokenizers::{
-    Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetType, PreTokenizedString,
-    PreTokenizer, PreTokenizerWrapper, Token,
+    Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetType, PreTokenizedString, PreTokenizer,
+    PreTokenizerWrapper, Token,
 };
 
 use crate::document::{AddedToken, Bpe, Document, Merge};
@@ -36,50 +36,26 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     /// Builds the parts that a checked document describes.
     pub fn new(mut document: Document) -> Result<Self> {
-        let normalizer: Option<NormalizerWrapper> =
-            section(&document.normalizer, "the tokenizer's normalizer")?;
+        let normalizer: Option<NormalizerWrapper> = section(&document.normalizer, "the tokenizer's normalizer")?;
         let pre_tokenizer = section(&document.pre_tokenizer, "the tokenizer's pre_tokenizer")?;
-        let (normalized, raw): (Vec<_>, Vec<_>) = document
-            .added_tokens
-            .iter()
-            .cloned()
-            .partition(|token| token.normalized);
-        let raw_markers = Markers::new(
-            raw.into_iter()
-                .map(|token| (token.clone(), token.content))
-                .collect(),
-        )?;
+        let (normalized, raw): (Vec<_>, Vec<_>) =
+            document.added_tokens.iter().cloned().partition(|token| token.normalized);
+        let raw_markers = Markers::new(raw.into_iter().map(|token| (token.clone(), token.content)).collect())?;
         let normalized_markers = Markers::new(normalize_each(normalized, normalizer.as_ref())?)?;
         let withheld = withhold_specials(&mut document);
         let bpe = build(&mut document.model)?;
-        Ok(Self {
-            normalizer,
-            pre_tokenizer,
-            bpe,
-            raw_markers,
-            normalized_markers,
-            sections: document,
-            withheld,
-        })
+        Ok(Self { normalizer, pre_tokenizer, bpe, raw_markers, normalized_markers, sections: document, withheld })
     }
 
     /// The ids of `text`. Special tokens count only where `allowed` says so of their range.
     pub fn encode(&self, text: &str, allowed: &dyn Fn(Range<usize>) -> bool) -> Result<Vec<u32>> {
         let mut pieces = PreTokenizedString::from(text);
-        self.fill(&mut pieces, allowed)
-            .map_err(|error| Error::Encode(error.to_string()))?;
+        self.fill(&mut pieces, allowed).map_err(|error| Error::Encode(error.to_string()))?;
         let encoding = pieces.into_encoding(None, 0, OffsetType::None);
-        Ok(encoding
-            .map_err(|error| Error::Encode(error.to_string()))?
-            .get_ids()
-            .to_vec())
+        Ok(encoding.map_err(|error| Error::Encode(error.to_string()))?.get_ids().to_vec())
     }
 
-    fn fill(
-        &self,
-        pieces: &mut PreTokenizedString,
-        allowed: &dyn Fn(Range<usize>) -> bool,
-    ) -> tokenizers::Result<()> {
+    fn fill(&self, pieces: &mut PreTokenizedString, allowed: &dyn Fn(Range<usize>) -> bool) -> tokenizers::Result<()> {
         pieces.split(|_, text| cut(&self.raw_markers, &text, allowed))?;
         pieces.split(|_, mut text| {
             if let Some(normalizer) = &self.normalizer {
@@ -96,10 +72,7 @@ impl Pipeline {
     /// The document from which this was made, its vocabulary in the order of the ids.
     pub fn document(&self) -> Result<Document> {
         let mut document = self.sections.clone();
-        let model = serde_json::to_value(&self.bpe).map_err(|source| Error::Json {
-            part: "the model",
-            source,
-        })?;
+        let model = serde_json::to_value(&self.bpe).map_err(|source| Error::Json { part: "the model", source })?;
         let model: Bpe = section(&model, "the model")?
             .ok_or_else(|| Error::Vocabulary("the tokenizers library wrote no model".into()))?;
         document.model = model;
@@ -111,10 +84,7 @@ impl Pipeline {
 }
 
 /// Parses a section that may be absent.
-pub(crate) fn section<T: DeserializeOwned>(
-    section: &Value,
-    part: &'static str,
-) -> Result<Option<T>> {
+pub(crate) fn section<T: DeserializeOwned>(section: &Value, part: &'static str) -> Result<Option<T>> {
     serde_json::from_value(section.clone()).map_err(|source| Error::Json { part, source })
 }
 
@@ -126,9 +96,7 @@ fn normalize_each(
     let normalize = |token: AddedToken| {
         let mut text = NormalizedString::from(token.content.as_str());
         if let Some(normalizer) = normalizer {
-            normalizer
-                .normalize(&mut text)
-                .map_err(|error| Error::Encode(error.to_string()))?;
+            normalizer.normalize(&mut text).map_err(|error| Error::Encode(error.to_string()))?;
         }
         Ok((token, text.get().to_string()))
     };
@@ -140,40 +108,22 @@ fn normalize_each(
 fn withhold_specials(document: &mut Document) -> Vec<(String, u32)> {
     let model = &mut document.model;
     let merged = model.merged_tokens();
-    let special: HashSet<&str> = document
-        .added_tokens
-        .iter()
-        .filter(|token| token.special)
-        .map(|token| token.content.as_str())
-        .collect();
+    let special: HashSet<&str> =
+        document.added_tokens.iter().filter(|token| token.special).map(|token| token.content.as_str()).collect();
     let unk = model.unk_token.as_deref();
     let is_withheld = |token: &str| {
-        special.contains(token)
-            && !merged.contains(token)
-            && Some(token) != unk
-            && token.chars().count() > 1
+        special.contains(token) && !merged.contains(token) && Some(token) != unk && token.chars().count() > 1
     };
-    let (withheld, kept) = std::mem::take(&mut model.vocab.0)
-        .into_iter()
-        .partition(|(token, _)| is_withheld(token));
+    let (withheld, kept) = std::mem::take(&mut model.vocab.0).into_iter().partition(|(token, _)| is_withheld(token));
     model.vocab.0 = kept;
     withheld
 }
 
 /// Hands the vocabulary and the merges over to the library.
 pub(crate) fn build(model: &mut Bpe) -> Result<BPE> {
-    let vocab = std::mem::take(&mut model.vocab.0)
-        .into_iter()
-        .collect::<tokenizers::models::bpe::Vocab>();
-    let owned = |merge: Merge| {
-        merge
-            .pair()
-            .map(|(left, right)| (left.to_string(), right.to_string()))
-    };
-    let merges = std::mem::take(&mut model.merges)
-        .into_iter()
-        .filter_map(owned)
-        .collect();
+    let vocab = std::mem::take(&mut model.vocab.0).into_iter().collect::<tokenizers::models::bpe::Vocab>();
+    let owned = |merge: Merge| merge.pair().map(|(left, right)| (left.to_string(), right.to_string()));
+    let merges = std::mem::take(&mut model.merges).into_iter().filter_map(owned).collect();
     let builder = BPE::builder()
         .vocab_and_merges(vocab, merges)
         .fuse_unk(model.fuse_unk)
@@ -183,9 +133,7 @@ pub(crate) fn build(model: &mut Bpe) -> Result<BPE> {
         Some(unk) => builder.unk_token(unk),
         None => builder,
     };
-    builder
-        .build()
-        .map_err(|error| Error::Vocabulary(error.to_string()))
+    builder.build().map_err(|error| Error::Vocabulary(error.to_string()))
 }
 
 /// Cuts a stretch of the text at the markers in it.
@@ -200,15 +148,9 @@ fn cut(
         original.is_some_and(|range| allowed(begin + range.start..begin + range.end))
     };
     let slice = |(range, id): (Range<usize>, Option<u32>)| {
-        let part = text
-            .slice(Offsets::Normalized(range))
-            .ok_or("a marker begins inside a character")?;
+        let part = text.slice(Offsets::Normalized(range)).ok_or("a marker begins inside a character")?;
         let token = id.map(|id| vec![Token::new(id, String::new(), (0, 0))]);
         Ok(Split::from((part, token)))
     };
-    markers
-        .split(text.get(), &in_original)
-        .into_iter()
-        .map(slice)
-        .collect()
+    markers.split(text.get(), &in_original).into_iter().map(slice).collect()
 }

@@ -69,139 +69,53 @@ const BAILING: &str = concat!(
 );
 
 const fn pre(names: &'static [&'static str], cuts: Cuts) -> Pre {
-    Pre {
-        names,
-        cuts,
-        nfc: false,
-        ignore_merges: false,
-        add_bos: false,
-    }
+    Pre { names, cuts, nfc: false, ignore_merges: false, add_bos: false }
 }
 
 /// Every way that is known. Where two cut alike, the one that is written for both comes first.
 static KNOWN: &[Pre] = &[
-    pre(
-        &["gpt-2", "phi-2", "jais", "trillion", "exaone4"],
-        Cuts::Gpt2,
-    ),
-    Pre {
-        nfc: true,
-        ..pre(&["olmo", "mpt"], Cuts::Gpt2)
-    },
-    pre(
-        &[
-            "starcoder",
-            "refact",
-            "smollm",
-            "codeshell",
-            "exaone",
-            "minerva-7b",
-            "mellum2",
-        ],
-        Cuts::DigitsThenGpt2,
-    ),
-    Pre {
-        nfc: true,
-        ..pre(&["command-r"], Cuts::DigitsThenGpt2)
-    },
+    pre(&["gpt-2", "phi-2", "jais", "trillion", "exaone4"], Cuts::Gpt2),
+    Pre { nfc: true, ..pre(&["olmo", "mpt"], Cuts::Gpt2) },
+    pre(&["starcoder", "refact", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"], Cuts::DigitsThenGpt2),
+    Pre { nfc: true, ..pre(&["command-r"], Cuts::DigitsThenGpt2) },
     Pre {
         ignore_merges: true,
         add_bos: true,
         ..pre(
-            &[
-                "llama-bpe",
-                "llama3",
-                "llama-v3",
-                "falcon3",
-                "falcon-h1",
-                "lfm2",
-                "midm-2.0",
-                "pixtral",
-            ],
+            &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "lfm2", "midm-2.0", "pixtral"],
             Cuts::Expressions(&[LLAMA3]),
         )
     },
-    pre(
-        &["dbrx", "smaug-bpe", "chatglm-bpe", "glm4"],
-        Cuts::Expressions(&[LLAMA3]),
-    ),
-    Pre {
-        nfc: true,
-        ..pre(
-            &["qwen2", "deepseek-r1-qwen", "megrez"],
-            Cuts::Expressions(&[QWEN2]),
-        )
-    },
-    pre(
-        &["stablelm2", "hunyuan", "solar-open", "grok-2"],
-        Cuts::Expressions(&[QWEN2]),
-    ),
-    Pre {
-        nfc: true,
-        ..pre(&["qwen35"], Cuts::Expressions(&[QWEN35]))
-    },
-    Pre {
-        ignore_merges: true,
-        ..pre(
-            &["gpt-4o", "llama4", "kanana2", "minimax-m2"],
-            Cuts::Expressions(&[GPT4O]),
-        )
-    },
-    Pre {
-        ignore_merges: true,
-        add_bos: true,
-        ..pre(&["tekken"], Cuts::Expressions(&[TEKKEN]))
-    },
+    pre(&["dbrx", "smaug-bpe", "chatglm-bpe", "glm4"], Cuts::Expressions(&[LLAMA3])),
+    Pre { nfc: true, ..pre(&["qwen2", "deepseek-r1-qwen", "megrez"], Cuts::Expressions(&[QWEN2])) },
+    pre(&["stablelm2", "hunyuan", "solar-open", "grok-2"], Cuts::Expressions(&[QWEN2])),
+    Pre { nfc: true, ..pre(&["qwen35"], Cuts::Expressions(&[QWEN35])) },
+    Pre { ignore_merges: true, ..pre(&["gpt-4o", "llama4", "kanana2", "minimax-m2"], Cuts::Expressions(&[GPT4O])) },
+    Pre { ignore_merges: true, add_bos: true, ..pre(&["tekken"], Cuts::Expressions(&[TEKKEN])) },
     pre(
         &["deepseek-v3", "hunyuan-dense", "joyai-llm"],
         Cuts::Expressions(&[r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3]),
     ),
     pre(
         &["deepseek-coder"],
-        Cuts::Expressions(&[
-            r"[\r\n]",
-            r"\s?\p{L}+",
-            r"\s?\p{P}+",
-            r"[一-龥ࠀ-一가-퟿]+",
-            r"\p{N}",
-        ]),
+        Cuts::Expressions(&[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}"]),
     ),
-    pre(
-        &["falcon"],
-        Cuts::Expressions(&[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, r"[0-9][0-9][0-9]"]),
-    ),
-    pre(
-        &["bloom", "poro-chat", "gpt3-finnish"],
-        Cuts::Expressions(&[r" ?[^(\s|.,!?…。，、।۔،)]+"]),
-    ),
-    pre(
-        &["bailingmoe", "bailingmoe2", "llada-moe"],
-        Cuts::Expressions(&[BAILING]),
-    ),
-    pre(
-        &["default"],
-        Cuts::Expressions(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"]),
-    ),
+    pre(&["falcon"], Cuts::Expressions(&[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, r"[0-9][0-9][0-9]"])),
+    pre(&["bloom", "poro-chat", "gpt3-finnish"], Cuts::Expressions(&[r" ?[^(\s|.,!?…。，、।۔،)]+"])),
+    pre(&["bailingmoe", "bailingmoe2", "llada-moe"], Cuts::Expressions(&[BAILING])),
+    pre(&["default"], Cuts::Expressions(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"])),
 ];
 
 impl Pre {
     /// The way of this name.
     pub fn named(name: &str) -> Result<&'static Self> {
-        KNOWN
-            .iter()
-            .find(|pre| pre.names.contains(&name))
-            .ok_or_else(|| Error::Unsupported {
-                what: format!("the pre-tokenizer `{name}` (tokenizer.ggml.pre)"),
-                instead: format!(
-                    "these are: {}",
-                    KNOWN
-                        .iter()
-                        .flat_map(|pre| pre.names)
-                        .copied()
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                ),
-            })
+        KNOWN.iter().find(|pre| pre.names.contains(&name)).ok_or_else(|| Error::Unsupported {
+            what: format!("the pre-tokenizer `{name}` (tokenizer.ggml.pre)"),
+            instead: format!(
+                "these are: {}",
+                KNOWN.iter().flat_map(|pre| pre.names).copied().collect::<Vec<_>>().join(", ")
+            ),
+        })
     }
 
     /// The ways that a `tokenizer.json` with these sections may mean; they differ in `ignore_merges` at most.
@@ -209,25 +123,17 @@ impl Pre {
         normalizer: &'a Value,
         pre_tokenizer: &'a Value,
     ) -> impl Iterator<Item = &'static Self> + 'a {
-        let is_empty = normalizer
-            .get("normalizers")
-            .and_then(Value::as_array)
-            .is_some_and(Vec::is_empty);
+        let is_empty = normalizer.get("normalizers").and_then(Value::as_array).is_some_and(Vec::is_empty);
         let normalizer = if is_empty { &Value::Null } else { normalizer };
         let same = move |pre: &&Self| {
-            pre.normalizer() == *normalizer
-                && essence(&pre.pre_tokenizer()) == essence(pre_tokenizer)
+            pre.normalizer() == *normalizer && essence(&pre.pre_tokenizer()) == essence(pre_tokenizer)
         };
         KNOWN.iter().filter(same)
     }
 
     /// The normalizer section.
     pub fn normalizer(&self) -> Value {
-        if self.nfc {
-            json!({ "type": "NFC" })
-        } else {
-            Value::Null
-        }
+        if self.nfc { json!({ "type": "NFC" }) } else { Value::Null }
     }
 
     /// The pre-tokenizer section.
@@ -236,15 +142,8 @@ impl Pre {
         let split = |expression: &&str| json!({ "type": "Split", "pattern": { "Regex": expression }, "behavior": "Isolated", "invert": false });
         let steps = match &self.cuts {
             Cuts::Gpt2 => return bytes(true),
-            Cuts::DigitsThenGpt2 => vec![
-                json!({ "type": "Digits", "individual_digits": true }),
-                bytes(true),
-            ],
-            Cuts::Expressions(expressions) => expressions
-                .iter()
-                .map(split)
-                .chain([bytes(false)])
-                .collect(),
+            Cuts::DigitsThenGpt2 => vec![json!({ "type": "Digits", "individual_digits": true }), bytes(true)],
+            Cuts::Expressions(expressions) => expressions.iter().map(split).chain([bytes(false)]).collect(),
         };
         json!({ "type": "Sequence", "pretokenizers": steps })
     }
@@ -253,11 +152,9 @@ impl Pre {
 /// A pre-tokenizer without what changes no token: `trim_offsets`.
 fn essence(section: &Value) -> Value {
     match section {
-        Value::Object(map) => map
-            .iter()
-            .filter(|(key, _)| *key != "trim_offsets")
-            .map(|(k, v)| (k.clone(), essence(v)))
-            .collect(),
+        Value::Object(map) => {
+            map.iter().filter(|(key, _)| *key != "trim_offsets").map(|(k, v)| (k.clone(), essence(v))).collect()
+        }
         Value::Array(items) => items.iter().map(essence).collect(),
         other => other.clone(),
     }

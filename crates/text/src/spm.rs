@@ -56,14 +56,8 @@ impl Spm {
     }
 
     fn encode_plain(&self, text: &str, after_marker: bool, ids: &mut Vec<u32>) {
-        let prefix = if self.add_space_prefix && after_marker {
-            " "
-        } else {
-            ""
-        };
-        let text = [prefix, text]
-            .concat()
-            .replace(' ', SPACE.encode_utf8(&mut [0; 4]));
+        let prefix = if self.add_space_prefix && after_marker { " " } else { "" };
+        let text = [prefix, text].concat().replace(' ', SPACE.encode_utf8(&mut [0; 4]));
         for range in self.merge(&text) {
             let piece = &text[range];
             match self.tokens.get(piece) {
@@ -75,10 +69,7 @@ impl Spm {
 
     /// A character that is no token, in bytes if all of them are tokens.
     fn spell(&self, character: &str, ids: &mut Vec<u32>) {
-        let bytes: Option<Vec<u32>> = character
-            .bytes()
-            .map(|byte| self.bytes[usize::from(byte)])
-            .collect();
+        let bytes: Option<Vec<u32>> = character.bytes().map(|byte| self.bytes[usize::from(byte)]).collect();
         match bytes {
             Some(bytes) => ids.extend(bytes),
             None => ids.extend(self.unk),
@@ -90,11 +81,7 @@ impl Spm {
         let mut symbols: Vec<Symbol> = text
             .char_indices()
             .enumerate()
-            .map(|(i, (at, c))| Symbol {
-                range: at..at + c.len_utf8(),
-                previous: i.checked_sub(1),
-                next: Some(i + 1),
-            })
+            .map(|(i, (at, c))| Symbol { range: at..at + c.len_utf8(), previous: i.checked_sub(1), next: Some(i + 1) })
             .collect();
         if let Some(last) = symbols.last_mut() {
             last.next = None;
@@ -103,13 +90,7 @@ impl Spm {
         for left in 0..symbols.len() {
             joins.extend(self.join(text, &symbols, Some(left), symbols[left].next));
         }
-        while let Some(Join {
-            left,
-            right,
-            length,
-            ..
-        }) = joins.pop()
-        {
+        while let Some(Join { left, right, length, .. }) = joins.pop() {
             let is_current = !symbols[left].range.is_empty()
                 && !symbols[right].range.is_empty()
                 && symbols[left].range.len() + symbols[right].range.len() == length;
@@ -126,57 +107,32 @@ impl Spm {
             joins.extend(self.join(text, &symbols, symbols[left].previous, Some(left)));
             joins.extend(self.join(text, &symbols, Some(left), next));
         }
-        symbols
-            .into_iter()
-            .map(|symbol| symbol.range)
-            .filter(|range| !range.is_empty())
-            .collect()
+        symbols.into_iter().map(|symbol| symbol.range).filter(|range| !range.is_empty()).collect()
     }
 
-    fn join(
-        &self,
-        text: &str,
-        symbols: &[Symbol],
-        left: Option<usize>,
-        right: Option<usize>,
-    ) -> Option<Join> {
+    fn join(&self, text: &str, symbols: &[Symbol], left: Option<usize>, right: Option<usize>) -> Option<Join> {
         let (left, right) = (left?, right?);
         let both = symbols[left].range.start..symbols[right].range.end;
         let (_, score) = self.tokens.get(&text[both.clone()])?;
-        Some(Join {
-            score: *score,
-            left,
-            right,
-            length: both.len(),
-        })
+        Some(Join { score: *score, left, right, length: both.len() })
     }
 
     /// The pairs that may join, the first to join first: the merges of the byte-pair encoding that is equal to
     /// this one.
     pub fn merges(&self) -> Vec<(&str, &str)> {
-        let mut order: Vec<(&str, u32, f32)> = self
-            .tokens
-            .iter()
-            .map(|(token, (id, score))| (token.as_str(), *id, *score))
-            .collect();
+        let mut order: Vec<(&str, u32, f32)> =
+            self.tokens.iter().map(|(token, (id, score))| (token.as_str(), *id, *score)).collect();
         order.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.1.cmp(&b.1)));
         let known = |token: &str| self.tokens.get(token).map(|(id, _)| *id);
-        order
-            .into_iter()
-            .flat_map(|(token, _, _)| splits(token, known))
-            .collect()
+        order.into_iter().flat_map(|(token, _, _)| splits(token, known)).collect()
     }
 }
 
 /// The ways to make `token` out of two known ones, those of the lowest ids first.
 pub(crate) fn splits(token: &str, id_of: impl Fn(&str) -> Option<u32>) -> Vec<(&str, &str)> {
-    let cuts = token
-        .char_indices()
-        .skip(1)
-        .map(|(at, _)| token.split_at(at));
-    let mut splits: Vec<_> = cuts
-        .filter_map(|(left, right)| Some(((id_of(left)?, id_of(right)?), (left, right))))
-        .collect();
+    let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
+    let mut splits: Vec<_> =
+        cuts.filter_map(|(left, right)| Some(((id_of(left)?, id_of(right)?), (left, right)))).collect();
     splits.sort_by_key(|(ids, _)| *ids);
     splits.into_iter().map(|(_, pair)| pair).collect()
 }
@@ -184,9 +140,7 @@ pub(crate) fn splits(token: &str, id_of: impl Fn(&str) -> Option<u32>) -> Vec<(&
 impl Ord for Join {
     /// The greatest joins first: the highest score, then the leftmost.
     fn cmp(&self, other: &Self) -> Ordering {
-        self.score
-            .total_cmp(&other.score)
-            .then(other.left.cmp(&self.left))
+        self.score.total_cmp(&other.score).then(other.left.cmp(&self.left))
     }
 }
 

@@ -15,28 +15,20 @@ use crate::spm::{SPACE, Spm, splits};
 use crate::tokenizer::{Model, Tokenizer};
 
 fn refuse<T>(reason: impl Into<String>) -> Result<T> {
-    Err(Error::NotExpressible {
-        format: "a GGUF vocabulary",
-        reason: reason.into(),
-    })
+    Err(Error::NotExpressible { format: "a GGUF vocabulary", reason: reason.into() })
 }
 
 impl Tokenizer {
     /// The vocabulary for a GGUF file; an error if such a file cannot say all of it.
     pub fn to_gguf(&self) -> Result<GgufVocabulary> {
         if let Some(token) = self.added.iter().find(|token| !is_plain(token)) {
-            return refuse(format!(
-                "`{}` is matched in a way of its own (lstrip, ...)",
-                token.content
-            ));
+            return refuse(format!("`{}` is matched in a way of its own (lstrip, ...)", token.content));
         }
         let mut gguf = self.roles_for_gguf()?;
         (gguf.tokens, gguf.token_types) = self.tokens_for_gguf(gguf.unk);
         match &self.model {
             Model::Spm(spm) => fill_from_spm(&mut gguf, spm),
-            Model::Bpe(pipeline) if self.spelling.is_byte_level() => {
-                fill_byte_level(&mut gguf, &pipeline.document()?)?
-            }
+            Model::Bpe(pipeline) if self.spelling.is_byte_level() => fill_byte_level(&mut gguf, &pipeline.document()?)?,
             Model::Bpe(pipeline) => fill_sentence_piece(&mut gguf, &pipeline.document()?)?,
         }
         Ok(gguf)
@@ -71,10 +63,7 @@ impl Tokenizer {
         };
         let [eos, eot, eom] = [0, 1, 2].map(|i| roles.eos.get(i).copied());
         if roles.eos.len() > 3 {
-            return refuse(format!(
-                "{} tokens end a generation, and there is room for three",
-                roles.eos.len()
-            ));
+            return refuse(format!("{} tokens end a generation, and there is room for three", roles.eos.len()));
         }
         let bos = roles.bos.or(roles.prefix.first().copied());
         let chat_template = self.templates.only()?;
@@ -108,11 +97,7 @@ fn fill_from_spm(gguf: &mut GgufVocabulary, spm: &Spm) {
 }
 
 fn fill_sentence_piece_fields(gguf: &mut GgufVocabulary, scores: Vec<f32>, add_space_prefix: bool) {
-    for (token, kind) in gguf
-        .tokens
-        .iter()
-        .zip(gguf.token_types.iter_mut().flatten())
-    {
+    for (token, kind) in gguf.tokens.iter().zip(gguf.token_types.iter_mut().flatten()) {
         if *kind == GgufVocabulary::NORMAL && fallback_byte(token).is_some() {
             *kind = GgufVocabulary::BYTE;
         }
@@ -129,12 +114,8 @@ fn fill_byte_level(gguf: &mut GgufVocabulary, document: &Document) -> Result<()>
     if model.byte_fallback || model.unk_token.is_some() {
         return refuse("it mixes a byte alphabet with a token for the unknown");
     }
-    let known: Vec<&Pre> =
-        Pre::of_sections(&document.normalizer, &document.pre_tokenizer).collect();
-    let pre = match known
-        .iter()
-        .find(|pre| pre.ignore_merges == model.ignore_merges)
-    {
+    let known: Vec<&Pre> = Pre::of_sections(&document.normalizer, &document.pre_tokenizer).collect();
+    let pre = match known.iter().find(|pre| pre.ignore_merges == model.ignore_merges) {
         Some(pre) => pre,
         None if known.is_empty() => {
             return refuse("its pre-tokenizer is none that has a name there");
@@ -146,30 +127,16 @@ fn fill_byte_level(gguf: &mut GgufVocabulary, document: &Document) -> Result<()>
     };
     gguf.model = "gpt2".into();
     gguf.pre = pre.names[0].into();
-    gguf.merges = Some(
-        model
-            .pairs()
-            .map(|(left, right)| format!("{left} {right}"))
-            .collect(),
-    );
+    gguf.merges = Some(model.pairs().map(|(left, right)| format!("{left} {right}")).collect());
     Ok(())
 }
 
 /// Whether the merges lead to every ordinary token, so that taking a word whole is the same as merging it.
 fn ignoring_merges_changes_nothing(document: &Document) -> Result<bool> {
-    let added: Vec<&str> = document
-        .added_tokens
-        .iter()
-        .map(|token| token.content.as_str())
-        .collect();
-    let bpe = build(&mut Bpe {
-        ignore_merges: false,
-        ..document.model.clone()
-    })?;
+    let added: Vec<&str> = document.added_tokens.iter().map(|token| token.content.as_str()).collect();
+    let bpe = build(&mut Bpe { ignore_merges: false, ..document.model.clone() })?;
     let is_reached = |(token, id): &(String, u32)| {
-        let ids = bpe
-            .tokenize(token)
-            .map(|found| found.iter().map(|token| token.id).collect::<Vec<_>>());
+        let ids = bpe.tokenize(token).map(|found| found.iter().map(|token| token.id).collect::<Vec<_>>());
         ids.is_ok_and(|ids| ids == [*id]) || added.contains(&token.as_str())
     };
     Ok(document.model.vocab.0.iter().all(is_reached))
@@ -185,9 +152,7 @@ fn fill_sentence_piece(gguf: &mut GgufVocabulary, document: &Document) -> Result
         return refuse("it takes words whole to which no merges lead");
     }
     let Some(add_space_prefix) = space_prefix(&document.normalizer, &document.pre_tokenizer) else {
-        return refuse(
-            "its spaces are not written as there: ▁ for each, and one before each text or none",
-        );
+        return refuse("its spaces are not written as there: ▁ for each, and one before each text or none");
     };
     let scores = scores(gguf, model)?;
     fill_sentence_piece_fields(gguf, scores, add_space_prefix);
@@ -205,10 +170,7 @@ fn space_prefix(normalizer: &Value, pre_tokenizer: &Value) -> Option<bool> {
     if *normalizer == json!({ "type": "Sequence", "normalizers": [prepend, replace] }) {
         return Some(true);
     }
-    let alone = [
-        replace.clone(),
-        json!({ "type": "Sequence", "normalizers": [replace] }),
-    ];
+    let alone = [replace.clone(), json!({ "type": "Sequence", "normalizers": [replace] })];
     alone.contains(normalizer).then_some(false)
 }
 
@@ -218,9 +180,7 @@ fn scores(gguf: &GgufVocabulary, model: &Bpe) -> Result<Vec<f32>> {
     let types = gguf.token_types.iter().flatten();
     let ordinary = gguf.tokens.iter().zip(0u32..).zip(types);
     let ids: HashMap<&str, u32> = ordinary
-        .filter(|((token, _), kind)| {
-            **kind == GgufVocabulary::NORMAL && fallback_byte(token).is_none()
-        })
+        .filter(|((token, _), kind)| **kind == GgufVocabulary::NORMAL && fallback_byte(token).is_none())
         .map(|((token, id), _)| (token.as_str(), id))
         .collect();
     let mut scores = vec![f32::NEG_INFINITY; gguf.tokens.len()];
@@ -229,9 +189,7 @@ fn scores(gguf: &GgufVocabulary, model: &Bpe) -> Result<Vec<f32>> {
     while rank < merges.len() {
         let joined = [merges[rank].0, merges[rank].1].concat();
         let Some((&token, &id)) = ids.get_key_value(joined.as_str()) else {
-            return refuse(format!(
-                "its merges lead to `{joined}`, which no text may become"
-            ));
+            return refuse(format!("its merges lead to `{joined}`, which no text may become"));
         };
         let expected = splits(token, |part| ids.get(part).copied());
         let end = merges.len().min(rank + expected.len().max(1));
@@ -239,9 +197,7 @@ fn scores(gguf: &GgufVocabulary, model: &Bpe) -> Result<Vec<f32>> {
         group.sort_by_key(|(left, right)| (ids.get(left), ids.get(right)));
         let score = &mut scores[id as usize];
         if expected != group || *score != f32::NEG_INFINITY {
-            return refuse(format!(
-                "its merges to `{token}` are not all that scores would allow"
-            ));
+            return refuse(format!("its merges to `{token}` are not all that scores would allow"));
         }
         *score = -(rank as f32);
         rank = end;
@@ -249,15 +205,10 @@ fn scores(gguf: &GgufVocabulary, model: &Bpe) -> Result<Vec<f32>> {
     for (token, &id) in &ids {
         let score = &mut scores[id as usize];
         if *score == f32::NEG_INFINITY && !splits(token, |part| ids.get(part).copied()).is_empty() {
-            return refuse(format!(
-                "scores would allow merges to `{token}`, which it does not have"
-            ));
+            return refuse(format!("scores would allow merges to `{token}`, which it does not have"));
         }
     }
     let lowest = -(merges.len() as f32);
-    scores
-        .iter_mut()
-        .filter(|score| score.is_infinite())
-        .for_each(|score| *score = lowest);
+    scores.iter_mut().filter(|score| score.is_infinite()).for_each(|score| *score = lowest);
     Ok(scores)
 }

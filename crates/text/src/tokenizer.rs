@@ -41,11 +41,7 @@ impl Tokenizer {
     /// Loads a `tokenizer.json` alone: without roles (`eos`) other than those that it adds to a text itself,
     /// and without a chat template.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
-        Self::load(
-            path.as_ref(),
-            Settings::default(),
-            TemplateSources::default(),
-        )
+        Self::load(path.as_ref(), Settings::default(), TemplateSources::default())
     }
 
     /// Loads the tokeniser of a model folder: `tokenizer.json`, and where they are there
@@ -58,10 +54,7 @@ impl Tokenizer {
     }
 
     fn load(path: &Path, settings: Settings, templates: TemplateSources) -> Result<Self> {
-        let json = std::fs::read(path).map_err(|source| Error::File {
-            path: path.into(),
-            source,
-        })?;
+        let json = std::fs::read(path).map_err(|source| Error::File { path: path.into(), source })?;
         let build = || {
             let mut document = Document::parse(&json)?;
             let roles = Roles::settle(&settings, &mut document)?;
@@ -71,23 +64,12 @@ impl Tokenizer {
     }
 
     /// Builds on a document that has been checked.
-    pub(crate) fn from_document(
-        document: Document,
-        roles: Roles,
-        templates: TemplateSources,
-    ) -> Result<Self> {
+    pub(crate) fn from_document(document: Document, roles: Roles, templates: TemplateSources) -> Result<Self> {
         let spelling = Spelling::parse(&document.decoder)?;
         let base = document.model.vocab.0.clone();
         let added = document.added_tokens.clone();
         let pipeline = Pipeline::new(document)?;
-        Self::assemble(
-            Model::Bpe(Box::new(pipeline)),
-            spelling,
-            base,
-            added,
-            roles,
-            templates,
-        )
+        Self::assemble(Model::Bpe(Box::new(pipeline)), spelling, base, added, roles, templates)
     }
 
     /// Lays out the table of tokens. `base` and `added` agree where they overlap.
@@ -101,11 +83,7 @@ impl Tokenizer {
     ) -> Result<Self> {
         let alphabet = ByteAlphabet::new();
         let all = base.into_iter().map(|(text, id)| (text, id, false));
-        let all = all.chain(
-            added
-                .iter()
-                .map(|token| (token.content.clone(), token.id, token.special)),
-        );
+        let all = all.chain(added.iter().map(|token| (token.content.clone(), token.id, token.special)));
         let (mut tokens, mut ids) = (Vec::new(), HashMap::new());
         for (text, id, is_special) in all {
             let place = id as usize;
@@ -114,39 +92,18 @@ impl Tokenizer {
             }
             let bytes = spelling.bytes(&text, &alphabet).into();
             ids.insert(text.clone().into(), id);
-            tokens[place] = Some(Token {
-                text: text.into(),
-                bytes,
-                is_special,
-            });
+            tokens[place] = Some(Token { text: text.into(), bytes, is_special });
         }
-        let tokenizer = Self {
-            model,
-            spelling,
-            tokens,
-            ids,
-            added,
-            roles,
-            templates,
-        };
+        let tokenizer = Self { model, spelling, tokens, ids, added, roles, templates };
         tokenizer.check_roles()?;
         Ok(tokenizer)
     }
 
     fn check_roles(&self) -> Result<()> {
-        let Roles {
-            bos,
-            eos,
-            prefix,
-            suffix,
-            ..
-        } = &self.roles;
+        let Roles { bos, eos, prefix, suffix, .. } = &self.roles;
         let mut ids = bos.iter().chain(eos).chain(prefix).chain(suffix);
         match ids.find(|&&id| self.token(id).is_none()) {
-            Some(&id) => Err(Error::UnknownId {
-                id,
-                size: self.vocab_size(),
-            }),
+            Some(&id) => Err(Error::UnknownId { id, size: self.vocab_size() }),
             None => Ok(()),
         }
     }
@@ -158,20 +115,12 @@ impl Tokenizer {
 
     /// Refuses a model whose embedding has fewer rows than there are ids.
     pub fn check_vocabulary(&self, model_vocab_size: usize) -> Result<()> {
-        let Some(highest) = self
-            .vocab_size()
-            .checked_sub(1)
-            .filter(|&id| id >= model_vocab_size)
-        else {
+        let Some(highest) = self.vocab_size().checked_sub(1).filter(|&id| id >= model_vocab_size) else {
             return Ok(());
         };
         let highest = highest as u32;
         let token = self.token(highest).unwrap_or_default().to_string();
-        Err(Error::VocabularyTooLarge {
-            highest,
-            token,
-            model: model_vocab_size,
-        })
+        Err(Error::VocabularyTooLarge { highest, token, model: model_vocab_size })
     }
 
     /// The ids of a text that a person wrote: special tokens in it are read as plain characters.
@@ -236,10 +185,7 @@ impl Tokenizer {
     }
 
     pub(crate) fn bytes_or_error(&self, id: u32) -> Result<&[u8]> {
-        self.token_bytes(id).ok_or(Error::UnknownId {
-            id,
-            size: self.vocab_size(),
-        })
+        self.token_bytes(id).ok_or(Error::UnknownId { id, size: self.vocab_size() })
     }
 
     /// The id of a token as the vocabulary writes it.
@@ -278,18 +224,12 @@ impl Tokenizer {
 
     /// The special tokens as text.
     pub(crate) fn special_texts(&self) -> impl Iterator<Item = &str> {
-        self.added
-            .iter()
-            .filter(|token| token.special)
-            .map(|token| token.content.as_str())
+        self.added.iter().filter(|token| token.special).map(|token| token.content.as_str())
     }
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer")
-            .field("vocab_size", &self.vocab_size())
-            .field("roles", &self.roles)
-            .finish()
+        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).field("roles", &self.roles).finish()
     }
 }

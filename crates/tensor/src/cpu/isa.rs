@@ -328,8 +328,8 @@ impl Isa for Portable {
     unsafe fn prefetch(_: *const u8) {}
 }
 
-/// `e^x` per lane, within 2 units in the last place for x in [-87, 88]; 0 below, where `e^x` is under the least
-/// normal number, and the value at 88 above. Cody-Waite reduction by ln 2, then a polynomial of degree 6 (Cephes `expf`).
+/// `e^x` per lane, within 2 units in the last place for x in (-87, 88]; 0 below, where `e^x` is under the least
+/// normal number, the value at 88 above, NaN for NaN. Cody-Waite reduction by ln 2, then a polynomial of degree 6 (Cephes `expf`).
 ///
 /// # Safety
 /// The processor must have `I`.
@@ -337,7 +337,7 @@ impl Isa for Portable {
 pub unsafe fn exp<I: Isa>(x: I::F) -> I::F {
     // SAFETY: register arithmetic only.
     unsafe {
-        let clamped = I::min(I::max(x, I::splat(-87.0)), I::splat(88.0));
+        let clamped = I::min(I::splat(88.0), I::max(I::splat(-87.0), x));
         let n = I::round_i32(I::mul(clamped, I::splat(std::f32::consts::LOG2_E)));
         let nf = I::to_f32(n);
         let r = I::fma(nf, I::splat(-0.693_359_4), clamped);
@@ -348,8 +348,53 @@ pub unsafe fn exp<I: Isa>(x: I::F) -> I::F {
         }
         let y = I::add(I::fma(I::mul(r, r), p, r), I::splat(1.0));
         let power = I::float(I::shl::<23>(I::add_i32(n, I::splat_i32(127))));
-        // All ones where x >= -87 and zeros below, so that what is masked out gives exactly zero.
-        let keep = I::sar::<31>(I::bits(I::sub(I::splat(-87.0), I::max(x, I::splat(-1e30)))));
+        // Zeros where x <= -87 and ones elsewhere (for NaN too), so that what is masked out gives exactly zero.
+        let keep = I::sar::<31>(I::bits(I::sub(I::splat(-87.0), I::min(x, I::splat(88.0)))));
         I::float(I::and(I::bits(I::mul(y, power)), keep))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Exp<'a>(&'a mut [f32; 8]);
+
+    impl Kernel for Exp<'_> {
+        #[inline(always)]
+        unsafe fn run<I: Isa>(self) {
+            // SAFETY: eight elements.
+            unsafe { I::store(self.0.as_mut_ptr(), exp::<I>(I::load(self.0.as_ptr()))) };
+        }
+    }
+
+    fn exp_of(level: Level, mut x: [f32; 8]) -> [f32; 8] {
+        // SAFETY: the tests use detected levels.
+        unsafe { run(level, Exp(&mut x)) };
+        x
+    }
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        for i in (0..176_000).step_by(8) {
+            let x: [f32; 8] = std::array::from_fn(|lane| -87.0 + (i + lane) as f32 / 1000.0 + 1e-4);
+            let got = exp_of(Level::detect(), x);
+            assert_eq!(got.map(f32::to_bits), exp_of(Level::Portable, x).map(f32::to_bits));
+            for (x, got) in x.into_iter().zip(got).filter(|(x, _)| *x <= 88.0) {
+                let exact = f64::from(x).exp();
+                let unit = f64::from(f32::from_bits((exact as f32).to_bits() + 1) - exact as f32);
+                assert!((f64::from(got) - exact).abs() <= 2.0 * unit, "e^{x} = {exact}, got {got}");
+            }
+        }
+    }
+
+    #[test]
+    fn exp_at_the_ends() {
+        for level in [Level::detect(), Level::Portable] {
+            let x = [0.0, -0.0, f32::NEG_INFINITY, -87.5, f32::MIN, f32::NAN, -f32::NAN, f32::INFINITY];
+            let got = exp_of(level, x);
+            assert_eq!(got[..5], [1.0, 1.0, 0.0, 0.0, 0.0]);
+            assert!(got[5].is_nan() && got[6].is_nan() && got[7] == exp_of(level, [88.0; 8])[0]);
+        }
     }
 }

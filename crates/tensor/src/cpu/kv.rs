@@ -186,12 +186,13 @@ impl KvWriter<'_> {
     }
 }
 
-/// Writes `x[d]` to `at(d)` and returns the scale.
+/// Writes `x[d]` to `at(d)` and returns the scale, which is NaN if one of `x` is.
 ///
 /// # Safety
 /// `at(d)` is writable for an element, for every `d`.
 unsafe fn store(format: KvFormat, x: &[f32], at: impl Fn(usize) -> *mut u8) -> f32 {
-    let scale = x.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
+    let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let scale = if x.iter().any(|v| v.is_nan()) { f32::NAN } else { largest / 127.0 };
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     for (d, &v) in x.iter().enumerate() {
         // SAFETY: the caller's promise.

@@ -13,8 +13,9 @@
 //! | int4, mxfp4 | 32 inputs: 4 x (16 words, low nibbles inputs 4i.., high nibbles 16 + 4i..), 16 f16 (mxfp4: bf16) scales | 288 |
 
 use super::Device;
+use super::pack::pack_panel;
 use crate::buffer::{Buffer, Tensor};
-use crate::format::{Format, MatrixSource, dequantise_row, quantise_row, round_to};
+use crate::format::{Format, MatrixSource, dequantise_row, quantise_row};
 use half::{bf16, f16};
 use std::sync::Mutex;
 
@@ -22,9 +23,9 @@ use std::sync::Mutex;
 pub const PANEL: usize = 16;
 /// Inputs of one integer block.
 pub(crate) const BLOCK: usize = 32;
-const FP8_GROUP: usize = 128;
+pub(super) const FP8_GROUP: usize = 128;
 /// 2^120, which turns an e4m3 pattern moved into the exponent of an f32 into its value.
-const FP8_BIAS: f32 = f32::from_bits((127 + 120) << 23);
+pub(super) const FP8_BIAS: f32 = f32::from_bits((127 + 120) << 23);
 
 /// A packed weight matrix.
 pub struct Matrix {
@@ -38,8 +39,8 @@ pub struct Matrix {
 /// Why a matrix could not be packed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum PackError {
-    /// A weight is NaN or infinite.
-    #[error("row {row} holds a weight that is not a finite number")]
+    /// A weight is NaN, infinite, or larger than the format can hold.
+    #[error("row {row} holds a weight that is not a finite number in this format")]
     NotFinite {
         /// The first such row met.
         row: usize,
@@ -146,7 +147,7 @@ impl Matrix {
     /// Packs `source` in `format`, panels in parallel; each row is read once.
     ///
     /// # Errors
-    /// [`PackError::NotFinite`] naming the first row found with a NaN or an infinity.
+    /// [`PackError::NotFinite`] naming a row with a NaN, an infinity or a number too large for `format`.
     pub fn pack(device: &mut Device, source: &dyn MatrixSource, format: Format) -> Result<Self, PackError> {
         let (rows, cols) = (source.rows(), source.cols());
         let panel_bytes = panel_bytes(format, cols.next_multiple_of(Tensor::PAD));
@@ -154,11 +155,12 @@ impl Matrix {
         let mut data = Buffer::zeros(panels * panel_bytes);
         let bad = Mutex::new(None::<usize>);
         let chunks: Vec<_> = data.chunks_mut(panel_bytes.max(1)).map(Mutex::new).collect();
+        let level = device.level;
         device.pool.for_each(panels, &|panel, _| {
             let Ok(mut bytes) = chunks[panel].lock() else {
                 return;
             };
-            if let Err(row) = pack_panel(source, format, panel, &mut bytes)
+            if let Err(row) = pack_panel(level, source, format, panel, &mut bytes)
                 && let Ok(mut bad) = bad.lock()
             {
                 *bad = Some(bad.map_or(row, |b| b.min(row)));
@@ -224,100 +226,6 @@ impl Matrix {
                     let n = out.len();
                     dequantise_row(format, &codes[..n], &[scale], out);
                 }
-            }
-        }
-    }
-}
-
-/// Packs one panel, or says which row holds a number that is not finite.
-fn pack_panel(source: &dyn MatrixSource, format: Format, panel: usize, bytes: &mut [u8]) -> Result<(), usize> {
-    let (rows, cols) = (source.rows(), source.cols());
-    let padded = cols.next_multiple_of(Tensor::PAD);
-    let mut values = vec![0f32; cols];
-    let mut codes = vec![zero_code(format); padded];
-    let mut scales = vec![0f32; padded.div_ceil(format.group())];
-    for lane in 0..PANEL {
-        let row = panel * PANEL + lane;
-        if row >= rows {
-            // Missing outputs are zero codes with zero scales, or plain zeros.
-            codes.fill(zero_code(format));
-            scales.fill(0.0);
-        } else if format.is_quantised() && source.format() == format && {
-            scales.fill(0.0);
-            let groups = cols.div_ceil(format.group());
-            source.read_codes(row, &mut codes[..cols], &mut scales[..groups])
-        } {
-            if !scales.iter().all(|s| s.is_finite()) {
-                return Err(row);
-            }
-        } else {
-            source.read_f32(row, &mut values);
-            if !values.iter().all(|v| v.is_finite()) {
-                return Err(row);
-            }
-            if format.is_quantised() {
-                let groups = cols.div_ceil(format.group());
-                quantise_row(format, &values, &mut codes[..cols], &mut scales[..groups]);
-            }
-        }
-        if format.is_quantised() {
-            write_codes(format, bytes, lane, &codes, &scales);
-        } else if row < rows {
-            write_floats(format, bytes, lane, &values);
-        }
-    }
-    Ok(())
-}
-
-fn zero_code(format: Format) -> u8 {
-    if format == Format::Int4 { 8 } else { 0 }
-}
-
-fn write_floats(format: Format, bytes: &mut [u8], lane: usize, values: &[f32]) {
-    for (k, &v) in values.iter().enumerate() {
-        match format {
-            Format::F32 => bytes[k * 64 + lane * 4..][..4].copy_from_slice(&v.to_le_bytes()),
-            Format::F16 => bytes[k * 32 + lane * 2..][..2].copy_from_slice(&f16::from_f32(v).to_le_bytes()),
-            _ => bytes[k / 2 * 64 + lane * 4 + k % 2 * 2..][..2].copy_from_slice(&bf16::from_f32(v).to_le_bytes()),
-        }
-        debug_assert!(round_to(format, v).is_finite() || !v.is_finite() || format == Format::F16);
-    }
-}
-
-/// Writes one lane's codes (padded) and scales.
-fn write_codes(format: Format, bytes: &mut [u8], lane: usize, codes: &[u8], scales: &[f32]) {
-    let group = format.group();
-    let mut at = 0;
-    for (codes, &scale) in codes.chunks(group).zip(scales) {
-        match format {
-            Format::Fp8 => {
-                bytes[at + lane * 4..][..4].copy_from_slice(&(scale * FP8_BIAS).to_le_bytes());
-                for (i, word) in codes.chunks(4).enumerate() {
-                    bytes[at + 64 + i * 64 + lane * 4..][..4].copy_from_slice(word);
-                }
-                at += 64 + codes.len() * 16;
-            }
-            Format::Int8 => {
-                for (i, word) in codes.chunks(4).enumerate() {
-                    let word = [0, 1, 2, 3].map(|j| word[j] ^ 0x80);
-                    bytes[at + i * 64 + lane * 4..][..4].copy_from_slice(&word);
-                }
-                bytes[at + 512 + lane * 2..][..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
-                at += 544;
-            }
-            _ => {
-                for i in 0..4 {
-                    let word = [0, 1, 2, 3].map(|j| codes[4 * i + j] | codes[16 + 4 * i + j] << 4);
-                    bytes[at + i * 64 + lane * 4..][..4].copy_from_slice(&word);
-                }
-                // Half of the scale, because the kernel's table holds twice the e2m1 values.
-                let bits = if format == Format::Int4 {
-                    f16::from_f32(scale).to_bits()
-                } else {
-                    bf16::from_f32(scale / 2.0).to_bits()
-                };
-                bytes[at + 256 + lane * 2..][..2].copy_from_slice(&bits.to_le_bytes());
-                at += 288;
             }
         }
     }

@@ -7,6 +7,7 @@ pub mod kv;
 pub mod matmul;
 pub mod matrix;
 pub mod ops;
+mod pack;
 mod tile;
 
 use crate::buffer::{Buffer, Tensor};

@@ -6,8 +6,8 @@
 //! whole block in 16 bits. The block's sum is exact, so only the f32 accumulation over blocks has an order: that of k.
 //! Nothing here depends on how many rows or panels a tile has.
 
-// Vector code over raw pointers; `matmul` and `attention` hold the bounds.
-#![allow(unsafe_code)]
+// Vector code over raw pointers; `matmul` and `attention` hold the bounds. Rows, panels and halves are loops over indices of several arrays.
+#![allow(unsafe_code, clippy::needless_range_loop)]
 
 use super::isa::{Isa, Kernel};
 use super::matrix::BLOCK;

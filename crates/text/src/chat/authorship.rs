@@ -52,17 +52,8 @@ const KINDS: [&str; 16] = [
     "json_schema",
     "json_object",
 ];
-const ROLES: [&str; 9] = [
-    "system",
-    "developer",
-    "user",
-    "assistant",
-    "tool",
-    "function",
-    "ipython",
-    "observation",
-    "model",
-];
+const ROLES: [&str; 9] =
+    ["system", "developer", "user", "assistant", "tool", "function", "ipython", "observation", "model"];
 
 /// The special tokens that must not be made out of messages.
 pub(super) struct Guard {
@@ -83,9 +74,7 @@ impl Guard {
             .match_kind(MatchKind::Standard)
             .ascii_case_insensitive(true)
             .build(&specials)
-            .map_err(|error| {
-                Error::Vocabulary(format!("its special tokens are too many: {error}"))
-            })?;
+            .map_err(|error| Error::Vocabulary(format!("its special tokens are too many: {error}")))?;
         Ok(Self { specials, search })
     }
 
@@ -93,36 +82,22 @@ impl Guard {
     pub fn replace(&self, value: &Value, extent: Extent, stand_ins: &StandIns) -> Value {
         match value {
             Value::String(text) => self.replace_text(text, extent, stand_ins).into(),
-            Value::Array(items) => items
-                .iter()
-                .map(|item| self.replace(item, extent, stand_ins))
-                .collect(),
-            Value::Object(map) => map
-                .iter()
-                .map(|(key, item)| self.replace_entry(key, item, extent, stand_ins))
-                .collect(),
+            Value::Array(items) => items.iter().map(|item| self.replace(item, extent, stand_ins)).collect(),
+            Value::Object(map) => {
+                map.iter().map(|(key, item)| self.replace_entry(key, item, extent, stand_ins)).collect()
+            }
             other => other.clone(),
         }
     }
 
     /// Templates look fields up by their keys, so of those only the dangerous parts are replaced.
-    fn replace_entry(
-        &self,
-        key: &str,
-        item: &Value,
-        extent: Extent,
-        stand_ins: &StandIns,
-    ) -> (String, Value) {
+    fn replace_entry(&self, key: &str, item: &Value, extent: Extent, stand_ins: &StandIns) -> (String, Value) {
         let is_chosen = match (key, item.as_str()) {
             ("role", Some(role)) => ROLES.contains(&role),
             ("type", Some(kind)) => KINDS.contains(&kind),
             _ => false,
         };
-        let item = if is_chosen {
-            item.clone()
-        } else {
-            self.replace(item, extent, stand_ins)
-        };
+        let item = if is_chosen { item.clone() } else { self.replace(item, extent, stand_ins) };
         (self.replace_text(key, Extent::Tokens, stand_ins), item)
     }
 
@@ -131,11 +106,7 @@ impl Guard {
         if extent == Extent::Everything {
             parts.push(0..text.len());
         } else {
-            parts.extend(
-                self.search
-                    .find_overlapping_iter(text)
-                    .map(|hit| hit.range()),
-            );
+            parts.extend(self.search.find_overlapping_iter(text).map(|hit| hit.range()));
         }
         if extent == Extent::Edges {
             self.edges(text, &mut parts);
@@ -145,49 +116,29 @@ impl Guard {
         let replace = |(at, c): (usize, char)| {
             while parts.next_if(|part| part.end <= at).is_some() {}
             let is_part = parts.peek().is_some_and(|part| part.start <= at);
-            stand_ins
-                .of
-                .get(&c)
-                .filter(|_| is_part)
-                .copied()
-                .unwrap_or(c)
+            stand_ins.of.get(&c).filter(|_| is_part).copied().unwrap_or(c)
         };
         text.char_indices().map(replace).collect()
     }
 
     /// Takes trust from the special tokens that `source` does not spell out, nor builds from a role.
-    pub fn distrust(
-        &self,
-        text: &str,
-        trusted: Vec<Range<usize>>,
-        source: &str,
-    ) -> Vec<Range<usize>> {
+    pub fn distrust(&self, text: &str, trusted: Vec<Range<usize>>, source: &str) -> Vec<Range<usize>> {
         let source = source.to_ascii_lowercase();
         let builds = |special: &str, role: &str| {
             let around = special.split_once(role);
             around.is_some_and(|(before, after)| source.contains(before) && source.contains(after))
         };
-        let is_written = |special: &String| {
-            source.contains(special) || ROLES.iter().any(|role| builds(special, role))
-        };
+        let is_written = |special: &String| source.contains(special) || ROLES.iter().any(|role| builds(special, role));
         let written: Vec<bool> = self.specials.iter().map(is_written).collect();
-        let unwritten = self
-            .search
-            .find_overlapping_iter(text)
-            .filter(|hit| !written[hit.pattern()]);
-        let mut cuts: Vec<usize> = unwritten
-            .map(|hit| text.ceil_char_boundary(hit.start() + 1))
-            .collect();
+        let unwritten = self.search.find_overlapping_iter(text).filter(|hit| !written[hit.pattern()]);
+        let mut cuts: Vec<usize> = unwritten.map(|hit| text.ceil_char_boundary(hit.start() + 1)).collect();
         cuts.sort_unstable();
         let cut = |range: Range<usize>| {
             let inside = &cuts[cuts.partition_point(|&cut| cut <= range.start)..];
             let inside = inside.iter().copied().take_while(|&cut| cut < range.end);
             let ends: Vec<usize> = inside.chain([range.end]).collect();
             let starts = std::iter::once(range.start).chain(ends.clone());
-            starts
-                .zip(ends)
-                .map(|(start, end)| start..end)
-                .collect::<Vec<_>>()
+            starts.zip(ends).map(|(start, end)| start..end).collect::<Vec<_>>()
         };
         trusted.into_iter().flat_map(cut).collect()
     }
@@ -200,14 +151,8 @@ impl Guard {
         let start = lower.len() - lower.trim_start().len();
         let end = start + core.len();
         for special in &self.specials {
-            let inner = special
-                .char_indices()
-                .map(|(at, _)| at)
-                .filter(|&at| at > 0);
-            let ending = inner
-                .clone()
-                .rev()
-                .find(|&at| core.ends_with(&special[..at]));
+            let inner = special.char_indices().map(|(at, _)| at).filter(|&at| at > 0);
+            let ending = inner.clone().rev().find(|&at| core.ends_with(&special[..at]));
             let beginning = inner.clone().find(|&at| core.starts_with(&special[at..]));
             parts.extend(ending.map(|length| end - length..end));
             parts.extend(beginning.map(|at| start..start + special.len() - at));
@@ -221,15 +166,10 @@ impl Guard {
 impl StandIns {
     /// Stand-ins for all characters of `theirs` but whitespace; `others` are the remaining texts of the chat.
     pub fn new<'a>(theirs: &[&str], others: impl Iterator<Item = &'a str>) -> Result<Self> {
-        let replaced: HashSet<char> = theirs
-            .iter()
-            .flat_map(|text| text.chars())
-            .filter(|c| !c.is_whitespace())
-            .collect();
+        let replaced: HashSet<char> =
+            theirs.iter().flat_map(|text| text.chars()).filter(|c| !c.is_whitespace()).collect();
         let others: HashSet<char> = others.flat_map(str::chars).collect();
-        let private = ('\u{E000}'..='\u{F8FF}')
-            .chain('\u{F0000}'..='\u{FFFFD}')
-            .chain('\u{100000}'..='\u{10FFFD}');
+        let private = ('\u{E000}'..='\u{F8FF}').chain('\u{F0000}'..='\u{FFFFD}').chain('\u{100000}'..='\u{10FFFD}');
         let spare = private.filter(|c| !replaced.contains(c) && !others.contains(c));
         let of: HashMap<char, char> = replaced.iter().copied().zip(spare).collect();
         if of.len() < replaced.len() {
@@ -262,10 +202,7 @@ pub(super) fn texts(value: &Value) -> Vec<&str> {
     match value {
         Value::String(text) => vec![text],
         Value::Array(items) => items.iter().flat_map(texts).collect(),
-        Value::Object(map) => map
-            .iter()
-            .flat_map(|(key, item)| [vec![key.as_str()], texts(item)].concat())
-            .collect(),
+        Value::Object(map) => map.iter().flat_map(|(key, item)| [vec![key.as_str()], texts(item)].concat()).collect(),
         _ => Vec::new(),
     }
 }

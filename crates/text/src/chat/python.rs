@@ -18,18 +18,12 @@ struct Layout {
 
 /// The `tojson` filter as `transformers` defines it: `json.dumps(value, ensure_ascii=False, ...)`.
 pub(super) fn tojson(value: &Value, arguments: Kwargs) -> Result<String, Error> {
-    let indent = match arguments
-        .get::<Option<Value>>("indent")?
-        .filter(|indent| !indent.is_none())
-    {
+    let indent = match arguments.get::<Option<Value>>("indent")?.filter(|indent| !indent.is_none()) {
         None => None,
         Some(indent) => Some(indent_text(&indent)?),
     };
     let default = if indent.is_some() { "," } else { ", " };
-    let (item_separator, key_separator) = match arguments
-        .get::<Option<Vec<String>>>("separators")?
-        .as_deref()
-    {
+    let (item_separator, key_separator) = match arguments.get::<Option<Vec<String>>>("separators")?.as_deref() {
         None => (default.into(), ": ".into()),
         Some([items, keys]) => (items.clone(), keys.clone()),
         Some(_) => return Err(invalid("tojson: separators are two")),
@@ -39,9 +33,7 @@ pub(super) fn tojson(value: &Value, arguments: Kwargs) -> Result<String, Error> 
         key_separator,
         indent,
         sort_keys: arguments.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
-        ensure_ascii: arguments
-            .get::<Option<bool>>("ensure_ascii")?
-            .unwrap_or(false),
+        ensure_ascii: arguments.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
     };
     arguments.assert_all_used()?;
     let json = serde_json::to_value(value).map_err(|error| invalid(&format!("tojson: {error}")))?;
@@ -56,9 +48,7 @@ fn indent_text(indent: &Value) -> Result<String, Error> {
     }
     match usize::try_from(indent.clone())? {
         width if width <= WIDEST_INDENT => Ok(" ".repeat(width)),
-        width => Err(invalid(&format!(
-            "tojson: an indent of {width} is more than {WIDEST_INDENT}"
-        ))),
+        width => Err(invalid(&format!("tojson: an indent of {width} is more than {WIDEST_INDENT}"))),
     }
 }
 
@@ -71,10 +61,7 @@ fn write_json(json: &Json, layout: &Layout, depth: usize, out: &mut String) {
             write_items(['[', ']'], each, layout, depth, out);
         }
         Json::Object(map) => {
-            let mut entries: Vec<_> = map
-                .iter()
-                .map(|(key, item)| (Some(key.as_str()), item))
-                .collect();
+            let mut entries: Vec<_> = map.iter().map(|(key, item)| (Some(key.as_str()), item)).collect();
             if layout.sort_keys {
                 entries.sort_by_key(|(key, _)| *key);
             }
@@ -141,9 +128,7 @@ fn number_text(number: &serde_json::Number) -> String {
 /// The shortest digits that read back the same, with an exponent below 1e-4 and from 1e16 on.
 fn float_text(float: f64) -> String {
     let scientific = format!("{float:e}");
-    let exponent = scientific
-        .split_once('e')
-        .and_then(|(digits, power)| Some((digits, power.parse::<i32>().ok()?)));
+    let exponent = scientific.split_once('e').and_then(|(digits, power)| Some((digits, power.parse::<i32>().ok()?)));
     match exponent {
         Some((digits, power)) if !(-4..16).contains(&power) => {
             let sign = if power < 0 { '-' } else { '+' };
@@ -151,34 +136,21 @@ fn float_text(float: f64) -> String {
         }
         _ => {
             let plain = float.to_string();
-            if plain.contains('.') {
-                plain
-            } else {
-                plain + ".0"
-            }
+            if plain.contains('.') { plain } else { plain + ".0" }
         }
     }
 }
 
 /// Methods of Python's strings and dicts: those of `minijinja-contrib`, and some that templates use besides.
-pub(super) fn method(
-    state: &mut State,
-    value: &Value,
-    name: &str,
-    arguments: &[Value],
-) -> Result<Value, Error> {
+pub(super) fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     let text = value.as_str().filter(|_| value.kind() == ValueKind::String);
     match (text, name, arguments) {
-        (Some(text), "removeprefix", [prefix]) => Ok(prefix
-            .as_str()
-            .and_then(|prefix| text.strip_prefix(prefix))
-            .unwrap_or(text)
-            .into()),
-        (Some(text), "removesuffix", [suffix]) => Ok(suffix
-            .as_str()
-            .and_then(|suffix| text.strip_suffix(suffix))
-            .unwrap_or(text)
-            .into()),
+        (Some(text), "removeprefix", [prefix]) => {
+            Ok(prefix.as_str().and_then(|prefix| text.strip_prefix(prefix)).unwrap_or(text).into())
+        }
+        (Some(text), "removesuffix", [suffix]) => {
+            Ok(suffix.as_str().and_then(|suffix| text.strip_suffix(suffix)).unwrap_or(text).into())
+        }
         (Some(text), "rsplit", [separator, most]) => {
             let separator = separator.as_str().filter(|separator| !separator.is_empty());
             let separator = separator.ok_or_else(|| invalid("rsplit needs a separator"))?;

@@ -24,15 +24,11 @@ impl TemplateSources {
     pub fn from_folder(folder: &Path, tokenizer_config: &Map<String, Value>) -> Result<Self> {
         let mut sources = Self::default();
         if let Some(template) = tokenizer_config.get("chat_template") {
-            sources
-                .add_json(template)
-                .map_err(|error| error.in_file(folder.join("tokenizer_config.json")))?;
+            sources.add_json(template).map_err(|error| error.in_file(folder.join("tokenizer_config.json")))?;
         }
         let path = folder.join("chat_template.json");
         if let Some(template) = read_map(&path)?.get("chat_template") {
-            sources
-                .add_json(template)
-                .map_err(|error| error.in_file(path))?;
+            sources.add_json(template).map_err(|error| error.in_file(path))?;
         }
         if let Some(source) = read_text(&folder.join("chat_template.jinja"))? {
             sources.set(DEFAULT, source);
@@ -45,20 +41,11 @@ impl TemplateSources {
     }
 
     fn add_folder(&mut self, folder: &Path) -> Result<()> {
-        let failed = |source| Error::File {
-            path: folder.into(),
-            source,
-        };
+        let failed = |source| Error::File { path: folder.into(), source };
         for entry in std::fs::read_dir(folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            let name = path
-                .file_stem()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default()
-                .to_string();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "jinja")
+            let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default().to_string();
+            if path.extension().is_some_and(|extension| extension == "jinja")
                 && let Some(source) = read_text(&path)?
             {
                 self.set(&name, source);
@@ -96,12 +83,7 @@ impl TemplateSources {
         match self.0.as_slice() {
             [] => None,
             [(name, source)] if name == DEFAULT => Some(source.clone().into()),
-            several => Some(
-                several
-                    .iter()
-                    .map(|(name, source)| json!({ "name": name, "template": source }))
-                    .collect(),
-            ),
+            several => Some(several.iter().map(|(name, source)| json!({ "name": name, "template": source })).collect()),
         }
     }
 
@@ -112,10 +94,7 @@ impl TemplateSources {
             [(_, source)] => Ok(Some(source.clone())),
             several => Err(Error::NotExpressible {
                 format: "a GGUF vocabulary",
-                reason: format!(
-                    "it has {} chat templates, and there is room for one",
-                    several.len()
-                ),
+                reason: format!("it has {} chat templates, and there is room for one", several.len()),
             }),
         }
     }
@@ -132,9 +111,6 @@ fn read_text(path: &Path) -> Result<Option<String>> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::File {
-            path: path.into(),
-            source,
-        }),
+        Err(source) => Err(Error::File { path: path.into(), source }),
     }
 }

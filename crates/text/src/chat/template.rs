@@ -37,10 +37,7 @@ pub struct Message {
 impl Message {
     /// A message with a content, which is a text or a list of parts.
     pub fn new(role: impl Into<String>, content: impl Into<Json>) -> Self {
-        Self {
-            role: role.into(),
-            fields: Map::from_iter([("content".to_string(), content.into())]),
-        }
+        Self { role: role.into(), fields: Map::from_iter([("content".to_string(), content.into())]) }
     }
 }
 
@@ -77,12 +74,8 @@ impl RenderedPrompt {
 
     /// Whether the template wrote all of this range.
     pub(crate) fn is_trusted(&self, range: Range<usize>) -> bool {
-        let after = self
-            .trusted
-            .partition_point(|trusted| trusted.start <= range.start);
-        after
-            .checked_sub(1)
-            .is_some_and(|i| range.end <= self.trusted[i].end)
+        let after = self.trusted.partition_point(|trusted| trusted.start <= range.start);
+        after.checked_sub(1).is_some_and(|i| range.end <= self.trusted[i].end)
     }
 }
 
@@ -103,17 +96,10 @@ impl ChatTemplate {
         let mut environment = environment().map_err(|error| template_error(DEFAULT, &error))?;
         for (name, source) in &sources.0 {
             let source = without_generation_tags(source);
-            environment
-                .add_template_owned(name.clone(), source)
-                .map_err(|error| template_error(name, &error))?;
+            environment.add_template_owned(name.clone(), source).map_err(|error| template_error(name, &error))?;
         }
         let guard = Guard::new(tokenizer.special_texts())?;
-        Ok(Self {
-            environment,
-            sources: sources.clone(),
-            named: tokenizer.roles.named.clone(),
-            guard,
-        })
+        Ok(Self { environment, sources: sources.clone(), named: tokenizer.roles.named.clone(), guard })
     }
 
     /// Lays the chat out as text, character by character as `transformers` does.
@@ -139,36 +125,22 @@ impl ChatTemplate {
                 continue;
             }
             let is_certain = extent == Extent::Everything;
-            let trusted = if is_certain {
-                trusted
-            } else {
-                self.guard.distrust(&text, trusted, &source)
-            };
+            let trusted = if is_certain { trusted } else { self.guard.distrust(&text, trusted, &source) };
             return Ok(RenderedPrompt { text, trusted });
         }
     }
 
     /// The template's source, and the special tokens that it names, such as `bos_token`.
     fn source_with_tokens(&self, name: &str) -> String {
-        let source = self
-            .sources
-            .0
-            .iter()
-            .find(|(other, _)| other == name)
-            .map_or("", |(_, source)| source);
-        let named = self
-            .named
-            .iter()
-            .filter(|(name, _)| source.contains(name.as_str()));
+        let source = self.sources.0.iter().find(|(other, _)| other == name).map_or("", |(_, source)| source);
+        let named = self.named.iter().filter(|(name, _)| source.contains(name.as_str()));
         named.fold(source.to_string(), |text, (_, token)| text + "\n" + token)
     }
 
     /// Replaces what came from outside; the names of the variables did not.
     fn replace(&self, given: &Json, extent: Extent, stand_ins: &StandIns) -> Json {
         let entries = given.as_object().into_iter().flatten();
-        entries
-            .map(|(name, value)| (name.clone(), self.guard.replace(value, extent, stand_ins)))
-            .collect()
+        entries.map(|(name, value)| (name.clone(), self.guard.replace(value, extent, stand_ins))).collect()
     }
 
     fn choose<'a>(&'a self, request: &'a ChatRequest) -> Result<&'a str> {
@@ -181,81 +153,52 @@ impl ChatTemplate {
         };
         match names().find(|name| *name == wanted) {
             Some(name) => Ok(name),
-            None => Err(Error::NoSuchTemplate {
-                name: wanted.to_string(),
-                known: names().collect::<Vec<_>>().join(", "),
-            }),
+            None => {
+                Err(Error::NoSuchTemplate { name: wanted.to_string(), known: names().collect::<Vec<_>>().join(", ") })
+            }
         }
     }
 
     fn run(&self, name: &str, given: &Json, now: Option<CivilTime>) -> Result<String> {
         let failed = |error| template_error(name, &error);
         let mut variables: BTreeMap<&str, Value> = BTreeMap::new();
-        variables.extend(
-            self.named
-                .iter()
-                .map(|(name, token)| (name.as_str(), Value::from(token.as_str()))),
-        );
+        variables.extend(self.named.iter().map(|(name, token)| (name.as_str(), Value::from(token.as_str()))));
         let given = given.as_object().into_iter().flatten();
-        variables.extend(
-            given.map(|(name, value)| (name.as_str(), Value::from(minijinja::value::Serde(value)))),
-        );
+        variables.extend(given.map(|(name, value)| (name.as_str(), Value::from(minijinja::value::Serde(value)))));
         if let Some(now) = now {
-            let strftime =
-                move |format: &str| now.format(format).map_err(|error| python::invalid(&error));
+            let strftime = move |format: &str| now.format(format).map_err(|error| python::invalid(&error));
             variables.insert("strftime_now", Value::from_function(strftime));
         }
-        self.environment
-            .get_template(name)
-            .map_err(failed)?
-            .render(variables)
-            .map_err(failed)
+        self.environment.get_template(name).map_err(failed)?.render(variables).map_err(failed)
     }
 }
 
 /// Everything that comes from outside, as the variables of the template.
 fn given(request: &ChatRequest) -> Result<Json> {
-    let messages = serde_json::to_value(&request.messages).map_err(|source| Error::Json {
-        part: "the list of messages",
-        source,
-    })?;
+    let messages = serde_json::to_value(&request.messages)
+        .map_err(|source| Error::Json { part: "the list of messages", source })?;
     let mut given = Map::new();
     given.insert("messages".into(), messages);
-    given.insert(
-        "tools".into(),
-        request.tools.clone().map_or(Json::Null, Json::Array),
-    );
+    given.insert("tools".into(), request.tools.clone().map_or(Json::Null, Json::Array));
     given.insert("documents".into(), Json::Null);
-    given.insert(
-        "add_generation_prompt".into(),
-        request.add_generation_prompt.into(),
-    );
+    given.insert("add_generation_prompt".into(), request.add_generation_prompt.into());
     given.extend(request.variables.clone());
     Ok(given.into())
 }
 
 /// The engine with the settings and functions of `transformers`.
 fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> {
-    let syntax = SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build()?;
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     let mut environment = Environment::new();
     environment.set_syntax(syntax);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEPTH);
     environment.set_unknown_method_callback(python::method);
     environment.add_filter("tojson", python::tojson);
-    environment.add_function(
-        "raise_exception",
-        |message: String| -> std::result::Result<Value, minijinja::Error> {
-            let refusal = Refusal(message);
-            Err(
-                minijinja::Error::new(ErrorKind::InvalidOperation, refusal.0.clone())
-                    .with_source(refusal),
-            )
-        },
-    );
+    environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
+        let refusal = Refusal(message);
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, refusal.0.clone()).with_source(refusal))
+    });
     Ok(environment)
 }
 
@@ -265,8 +208,7 @@ fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> 
 struct Refusal(String);
 
 fn template_error(name: &str, error: &minijinja::Error) -> Error {
-    let mut causes =
-        std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     if let Some(refusal) = causes.find_map(|cause| cause.downcast_ref::<Refusal>()) {
         return Error::Refused(refusal.0.clone());
     }
@@ -274,11 +216,7 @@ fn template_error(name: &str, error: &minijinja::Error) -> Error {
     if let Some(detail) = error.detail() {
         message = format!("{message}: {detail}");
     }
-    Error::Template {
-        name: name.into(),
-        line: error.line(),
-        message,
-    }
+    Error::Template { name: name.into(), line: error.line(), message }
 }
 
 /// `{% generation %}` marks what the assistant says, for training; it prints nothing. A block that is always
@@ -290,11 +228,7 @@ fn without_generation_tags(source: &str) -> String {
         let (before, tag) = rest.split_at(start);
         let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
         let (tag, after) = tag.split_at(end);
-        let word = tag
-            .trim_start_matches("{%")
-            .trim_end_matches("%}")
-            .trim_matches(['-', '+'])
-            .trim();
+        let word = tag.trim_start_matches("{%").trim_end_matches("%}").trim_matches(['-', '+']).trim();
         out.push_str(before);
         match word {
             "generation" => out.push_str(&tag.replace("generation", "if true")),
