@@ -7,6 +7,8 @@ mod models;
 mod options;
 mod output;
 mod progress;
+mod stream;
+mod vocabulary;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -22,11 +24,15 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Bench(commands::bench::Bench),
+    Chat(commands::chat::Chat),
+    Generate(commands::generate::Generate),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Bench(bench) => bench.run(),
+        Command::Chat(chat) => chat.run(),
+        Command::Generate(generate) => generate.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
