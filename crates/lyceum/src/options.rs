@@ -26,9 +26,14 @@ pub struct Compute {
 impl Compute {
     /// The processor, with as many threads as asked.
     pub fn device(&self) -> Device {
-        let all = || available_parallelism().map_or(1, usize::from);
-        Device::new(self.threads.map_or_else(all, usize::from))
+        Device::new(threads(self.threads))
     }
+}
+
+/// Threads as asked, or as many as the machine runs at once.
+pub fn threads(asked: Option<u16>) -> usize {
+    let all = || available_parallelism().map_or(1, usize::from);
+    asked.map_or_else(all, usize::from)
 }
 
 /// How long a completion may be and how its tokens are chosen.

@@ -64,7 +64,8 @@ impl Generate {
         self.completion.check()?;
         let path = models::path(self.model.clone())?;
         let text = self.prompt.text(self.model.is_none())?;
-        let Loaded { checkpoint, decoder, mut device, .. } = Loaded::open(&path, &self.compute, self.completion.context)?;
+        let Loaded { checkpoint, decoder, mut device, .. } =
+            Loaded::open(&path, &self.compute, self.completion.context)?;
         let tokenizer = match self.prompt.prompt_ids {
             Some(_) => models::tokenizer(&checkpoint)?,
             None => Some(models::need_tokenizer(&checkpoint)?),
