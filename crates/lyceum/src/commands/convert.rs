@@ -29,6 +29,10 @@ pub struct Convert {
     #[arg(long, value_name = "FORMAT")]
     weights: Option<Precision>,
 
+    /// Leave the tokeniser out, as when DST cannot hold it
+    #[arg(long)]
+    no_tokenizer: bool,
+
     /// Replace a model that stands at DST
     #[arg(long)]
     force: bool,
@@ -56,11 +60,11 @@ impl Convert {
         let to_gguf = self.dst.extension().is_some_and(|e| e == "gguf");
         if to_gguf {
             let weights = gguf_weights(self.precision(&source, "f16, bf16 or q8_0", gguf_weights)?)?;
-            destination.fill(|path| gguf(&source, weights, path))?;
+            destination.fill(|path| self.gguf(&source, weights, path))?;
         } else {
             let weights =
                 folder_weights(self.precision(&source, "f32, f16, bf16, fp8, int8, int4 or mxfp4", folder_weights)?)?;
-            destination.fill(|path| folder(&source, weights, path))?;
+            destination.fill(|path| self.folder(&source, weights, path))?;
         }
         let written = Checkpoint::open(&self.dst).into_diagnostic()?;
         let (from, to) = (source.stored_bytes(), written.stored_bytes());
@@ -81,6 +85,41 @@ impl Convert {
                 self.src.display()
             ))
         })
+    }
+
+    fn gguf(&self, source: &Checkpoint, weights: GgufWeights, path: &Path) -> Result<()> {
+        let vocabulary = match &source.tokens {
+            _ if self.no_tokenizer => Vocabulary::default(),
+            Tokens::Gguf(vocabulary) => (**vocabulary).clone(),
+            Tokens::Folder(_) => match models::tokenizer(source)? {
+                Some(tokenizer) => to_gguf(&tokenizer)?,
+                None => Vocabulary::default(),
+            },
+        };
+        if vocabulary.tokens.is_empty() && !self.no_tokenizer {
+            note_no_tokenizer(source);
+        }
+        let bar = Progress::bytes("Converting");
+        write_gguf(source, &vocabulary, weights, path, &mut |done, all| bar.set(done, all)).into_diagnostic()
+    }
+
+    fn folder(&self, source: &Checkpoint, weights: Weights, path: &Path) -> Result<()> {
+        let from_folder = matches!(source.tokens, Tokens::Folder(_));
+        if self.no_tokenizer && from_folder {
+            return Err(misuse(
+                "--no-tokenizer is for GGUF: between folders the tokeniser's files are copied as they are",
+            ));
+        }
+        let bar = Progress::bytes("Converting");
+        write_safetensors(source, path, weights, &mut |done, all| bar.set(done, all)).into_diagnostic()?;
+        if from_folder || self.no_tokenizer {
+            return Ok(());
+        }
+        match models::tokenizer(source)? {
+            Some(tokenizer) => save_tokenizer(&tokenizer, path)?,
+            None => note_no_tokenizer(source),
+        }
+        Ok(())
     }
 }
 
@@ -128,31 +167,14 @@ fn folder_weights(precision: Precision) -> Result<Weights> {
     }
 }
 
-fn gguf(source: &Checkpoint, weights: GgufWeights, path: &Path) -> Result<()> {
-    let vocabulary = match &source.tokens {
-        Tokens::Gguf(vocabulary) => (**vocabulary).clone(),
-        Tokens::Folder(_) => match models::tokenizer(source)? {
-            Some(tokenizer) => vocabulary::to_file(tokenizer.to_gguf().into_diagnostic()?),
-            None => Vocabulary::default(),
-        },
-    };
-    if vocabulary.tokens.is_empty() {
-        eprintln!("note: {} has no tokeniser, so the GGUF file has none", source.path().display());
-    }
-    let bar = Progress::bytes("Converting");
-    write_gguf(source, &vocabulary, weights, path, &mut |done, all| bar.set(done, all)).into_diagnostic()
+fn to_gguf(tokenizer: &Tokenizer) -> Result<Vocabulary> {
+    let vocabulary = tokenizer.to_gguf().map_err(|error| miette!(help = "--no-tokenizer leaves it out", "{error}"))?;
+    Ok(vocabulary::to_file(vocabulary))
 }
 
-fn folder(source: &Checkpoint, weights: Weights, path: &Path) -> Result<()> {
-    let bar = Progress::bytes("Converting");
-    write_safetensors(source, path, weights, &mut |done, all| bar.set(done, all)).into_diagnostic()?;
-    if let Tokens::Gguf(_) = source.tokens {
-        match models::tokenizer(source)? {
-            Some(tokenizer) => save_tokenizer(&tokenizer, path)?,
-            None => eprintln!("note: {} has no tokeniser, so the folder has none", source.path().display()),
-        }
-    }
-    Ok(())
+/// Not an error: models are also run on token ids.
+fn note_no_tokenizer(source: &Checkpoint) {
+    eprintln!("note: {} has no tokeniser, so there is none to carry over", source.path().display());
 }
 
 /// The tokeniser's files, and the ids that end a text.

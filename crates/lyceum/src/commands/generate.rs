@@ -80,7 +80,9 @@ impl Generate {
         }
         let eos = tokenizer.as_ref().map_or(&checkpoint.config.eos[..], Tokenizer::eos);
         let options = self.completion.options(&self.compute, eos, prompt.len(), decoder.context());
-        memory::check_cache(decoder.config(), options.kv, 1, prompt.len().saturating_add(options.max_tokens))?;
+        // What does not fit the context is refused below.
+        let positions = prompt.len().saturating_add(options.max_tokens).min(decoder.context());
+        memory::check_cache(decoder.config(), options.kv, 1, positions)?;
 
         let decoding = DecodeOptions { skip_special: true, continues: true };
         let mut stream = Stream::new(shown, decoding, &self.completion.stop, !self.json);
