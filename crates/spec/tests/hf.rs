@@ -171,6 +171,8 @@ fn qwen3_windows_follow_the_switch_and_the_list() {
 #[test]
 fn what_changes_numbers_is_refused_by_name() {
     refused(llama(json!({ "hidden_act": "gelu" })), "\"hidden_act\"");
+    refused(llama(json!({ "sliding_window": 64 })), "\"sliding_window\"");
+    refused(llama(json!({ "use_sliding_window": true })), "\"use_sliding_window\"");
     refused(llama(json!({ "partial_rotary_factor": 0.5 })), "\"partial_rotary_factor\"");
     refused(llama(json!({ "final_logit_softcapping": 30.0 })), "\"final_logit_softcapping\"");
     refused(llama(json!({ "attention_chunk_size": 8192 })), "\"attention_chunk_size\"");

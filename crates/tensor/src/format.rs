@@ -152,9 +152,9 @@ pub fn quantise_row(format: Format, x: &[f32], codes: &mut [u8], scales: &mut [f
     }
 }
 
-/// The largest magnitude, eight running maxima side by side.
+/// The largest magnitude (NaN passed over), eight running maxima side by side.
 #[inline(always)]
-fn max_abs(x: &[f32]) -> f32 {
+pub(crate) fn max_abs(x: &[f32]) -> f32 {
     let mut lanes = [0f32; 8];
     let (chunks, rest) = x.as_chunks::<8>();
     for chunk in chunks {

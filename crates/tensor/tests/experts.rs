@@ -174,7 +174,9 @@ fn nan_stays_with_its_token() {
         for gating in GATINGS {
             let mut x = random.tensor(5, 40);
             let mut dispatch = Dispatch::default();
-            dispatch.all_to_one(5);
+            let mut routing = Routing::default();
+            routing.all_to_one(5);
+            dispatch.from_routing(&routing, 1);
             let (mut clean, mut out) = (Tensor::zeros(5, 40), Tensor::zeros(5, 40));
             device.expert_ffn(&experts, gating, &dispatch, &x, &mut clean);
             x.row_mut(2)[7] = f32::NAN;
@@ -215,7 +217,7 @@ fn dispatch_sorts_by_expert_and_keeps_the_order_of_rows() {
 
 fn route(logits: &[f32], kind: RouterKind, top_k: usize) -> Routing {
     let mut routing = Routing::default();
-    Device::new(1).route(&Tensor::from_rows(logits.len(), &[logits]), 1, kind, top_k, &mut routing);
+    Device::new(1).route(&Tensor::from_rows(logits.len(), &[logits]), logits.len(), 1, kind, top_k, &mut routing);
     routing
 }
 

@@ -3,7 +3,7 @@
 //! The `tokenizers` library trusts its input (a merge that is longer than every token panics in it), so all
 //! that it takes for granted is checked here.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
@@ -14,6 +14,14 @@ use crate::error::{Error, Result};
 
 /// Ids beyond this are taken for damage, not for a large vocabulary.
 const MOST_IDS: u32 = 1 << 24;
+
+/// The normalizers that are used, all of which survive whatever text and settings they meet.
+const NORMALIZERS: [&str; 10] =
+    ["Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents", "Prepend", "Replace"];
+
+/// The pre-tokenizers that are used.
+const PRE_TOKENIZERS: [&str; 8] =
+    ["Sequence", "ByteLevel", "Metaspace", "Split", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit"];
 
 /// A `tokenizer.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -129,6 +137,8 @@ impl Document {
     /// Everything that is taken for granted later on.
     pub fn check(&self) -> Result<()> {
         self.check_settings()?;
+        check_kinds("normalizer", &self.normalizer, &NORMALIZERS)?;
+        check_kinds("pre_tokenizer", &self.pre_tokenizer, &PRE_TOKENIZERS)?;
         let ids = self.check_ids()?;
         check_merges(&self.model.merges, &ids)?;
         match &self.model.unk_token {
@@ -186,6 +196,26 @@ impl Document {
     }
 }
 
+/// Every step of a section is of a kind that is known to be safe.
+fn check_kinds(part: &str, section: &Value, known: &[&str]) -> Result<()> {
+    if section.is_null() {
+        return Ok(());
+    }
+    let kind = section.get("type").and_then(Value::as_str).unwrap_or("without a type");
+    if !known.contains(&kind) {
+        let what = format!("{part} `{kind}`");
+        return Err(Error::Unsupported { what, instead: format!("these are: {}", known.join(", ")) });
+    }
+    // The library loses count of characters where an expression matches between two of them.
+    let replaced = section.pointer("/pattern/String").and_then(Value::as_str);
+    if kind == "Replace" && replaced.is_none_or(str::is_empty) {
+        let what = format!("{part} `Replace` of an expression or of nothing");
+        return Err(Error::Unsupported { what, instead: "a text to be replaced is".into() });
+    }
+    let steps = ["normalizers", "pretokenizers"].map(|name| section.get(name).and_then(Value::as_array));
+    steps.into_iter().flatten().flatten().try_for_each(|step| check_kinds(part, step, known))
+}
+
 fn check_merges(merges: &[Merge], ids: &HashMap<&str, u32>) -> Result<()> {
     let mut joined = String::new();
     for (i, merge) in merges.iter().enumerate() {
@@ -205,11 +235,6 @@ impl Bpe {
     /// The merges as pairs. (Lines that are none were refused by [`Document::check`].)
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.merges.iter().filter_map(Merge::pair)
-    }
-
-    /// The tokens that merges are made of or lead to.
-    pub fn merged_tokens(&self) -> HashSet<String> {
-        self.pairs().flat_map(|(left, right)| [left.into(), right.into(), [left, right].concat()]).collect()
     }
 }
 

@@ -103,8 +103,11 @@ pub enum Error {
     /// The chat template refused these messages by calling `raise_exception`.
     #[error("the chat template refuses these messages: {0}")]
     Refused(String),
-    /// The messages use up every character that could mark their authorship.
-    #[error("the messages contain every private-use character; remove some of them")]
+    /// The messages have too many different characters for each to get a stand-in.
+    #[error(
+        "the messages have so many different characters that none is left to tell their authors apart; \
+         remove private-use characters from them"
+    )]
     NoSpareCharacter,
 }
 

@@ -107,9 +107,13 @@ fn normalize_each(
 /// `ignore_merges` a word that reads like one would otherwise become it.
 fn withhold_specials(document: &mut Document) -> Vec<(String, u32)> {
     let model = &mut document.model;
-    let merged = model.merged_tokens();
     let special: HashSet<&str> =
         document.added_tokens.iter().filter(|token| token.special).map(|token| token.content.as_str()).collect();
+    let merged: HashSet<String> = model
+        .pairs()
+        .flat_map(|(left, right)| [left.into(), right.into(), [left, right].concat()])
+        .filter(|token: &String| special.contains(token.as_str()))
+        .collect();
     let unk = model.unk_token.as_deref();
     let is_withheld = |token: &str| {
         special.contains(token) && !merged.contains(token) && Some(token) != unk && token.chars().count() > 1

@@ -1,6 +1,8 @@
 //! What the tests of files share.
 #![allow(dead_code)]
 
+pub mod tiny;
+
 use model::files::{Checkpoint, FileError};
 use spec::Parameter;
 use std::path::{Path, PathBuf};

@@ -108,6 +108,7 @@ const NEUTRAL: &[(&str, &str)] = &[
     ("shared_expert_intermediate_size", "0"),
     ("tie_encoder_decoder", "false"),
     ("use_qk_norm", "false"),
+    ("use_sliding_window", "false"),
 ];
 
 /// An object whose keys are ticked off as they are read.

@@ -244,6 +244,10 @@ impl Reader<'_> {
 
     fn windows(&mut self, count: usize) -> Result<Vec<Option<usize>>, HfError> {
         let stated = self.keys.size_or_null("sliding_window", self.defaults.window)?;
+        if let (Family::Llama, Some(window)) = (self.family, stated) {
+            let allowed = "a Llama has none (transformers ignores the key); MistralForCausalLM has";
+            return Err(self.keys.unsupported("sliding_window", &Value::from(window), allowed));
+        }
         let by_switch = matches!(self.family, Family::Qwen3 | Family::Qwen3Moe);
         let used = !by_switch || self.keys.flag("use_sliding_window", false)?;
         let window = stated.filter(|_| used);

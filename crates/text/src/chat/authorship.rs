@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// How much is replaced.
+/// How much is replaced, from the most certain to the least intrusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
     /// Every character but whitespace.
@@ -26,11 +26,6 @@ pub(super) enum Extent {
     Edges,
     /// Special tokens spelt out.
     Tokens,
-}
-
-impl Extent {
-    /// From the most certain to the least intrusive.
-    pub const ALL: [Self; 3] = [Self::Everything, Self::Edges, Self::Tokens];
 }
 
 /// Words that programs choose, not people, and that templates compare.

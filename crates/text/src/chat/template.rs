@@ -112,22 +112,21 @@ impl ChatTemplate {
         let plain = self.run(name, &given, request.now)?;
         let source = self.source_with_tokens(name);
         let stand_ins = StandIns::new(&texts(&given), std::iter::once(source.as_str()))?;
-        let mut attempts = Extent::ALL.into_iter();
-        loop {
-            let extent = attempts.next().unwrap_or(Extent::Tokens);
-            let is_last = extent == Extent::Tokens;
-            let rendered = self.run(name, &self.replace(&given, extent, &stand_ins), request.now);
-            if rendered.is_err() && !is_last {
-                continue;
-            }
-            let (text, trusted) = stand_ins.restore(&rendered?);
-            if text != plain && !is_last {
-                continue;
-            }
-            let is_certain = extent == Extent::Everything;
-            let trusted = if is_certain { trusted } else { self.guard.distrust(&text, trusted, &source) };
+        let attempt = |extent| {
+            let replaced = self.replace(&given, extent, &stand_ins);
+            let rendered = self.run(name, &replaced, request.now)?;
+            Ok(stand_ins.restore(&rendered))
+        };
+        let is_plain = |attempt: &Result<(String, _)>| matches!(attempt, Ok((text, _)) if *text == plain);
+        let certain = attempt(Extent::Everything);
+        if is_plain(&certain) {
+            let (text, trusted) = certain?;
             return Ok(RenderedPrompt { text, trusted });
         }
+        let careful = Some(attempt(Extent::Edges)).filter(is_plain);
+        let (text, trusted) = careful.unwrap_or_else(|| attempt(Extent::Tokens))?;
+        let trusted = self.guard.distrust(&text, trusted, &source);
+        Ok(RenderedPrompt { text, trusted })
     }
 
     /// The template's source, and the special tokens that it names, such as `bos_token`.

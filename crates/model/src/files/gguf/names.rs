@@ -110,3 +110,25 @@ pub(in crate::files) fn read_divisors(
     store.expect(name, &[head_dim / 2], "F32", |e| e == Encoding::F32)?;
     place.vector(store, head_dim / 2).map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::tensors::StoredTensor;
+    use spec::HfConfig;
+
+    /// Files from before experts were stacked number them.
+    #[test]
+    fn numbered_experts_are_found() {
+        let config = HfConfig::from_json(r#"{ "model_type": "mixtral" }"#).unwrap().decoder;
+        let id = ParameterId::expert(Role::Down, 3, 5);
+        let mut store = TensorStore::new("old.gguf".into());
+        let stacked = placement(&store, &config, id);
+        assert_eq!((stacked.name.as_str(), stacked.expert), ("blk.3.ffn_down_exps.weight", Some((5, 8))));
+        let name = "blk.3.ffn_down.5.weight";
+        let tensor = StoredTensor { encoding: None, type_name: String::new(), shape: Vec::new(), file: 0, range: 0..0 };
+        store.insert(name.into(), tensor).unwrap();
+        let alone = placement(&store, &config, id);
+        assert_eq!((alone.name.as_str(), alone.expert), (name, None));
+    }
+}

@@ -31,7 +31,8 @@ const ALIGNMENT: usize = 32;
 /// tokeniser). One row is in memory at a time. The file appears under its name only when it is complete.
 ///
 /// `progress` is told the bytes of tensors written and the bytes in all. What llama.cpp would not compute as the
-/// model does (ALiBi, most sliding windows, dense layers among experts, ...) is refused.
+/// model does (ALiBi, most sliding windows, dense layers among experts, ...) is refused. One known difference is
+/// let through, as in every GGUF of gpt-oss: llama.cpp rounds the ends of its YaRN ramp, the model does not.
 pub fn write_gguf(
     source: &Checkpoint,
     vocabulary: &Vocabulary,
@@ -86,7 +87,7 @@ fn check_held(config: &DecoderConfig, architecture: Architecture) -> Result<(), 
     if let RopeScaling::Yarn { truncate, .. } = rope.scaling
         && truncate == is_oss
     {
-        return Err("its YaRN rounds the ramp's ends in all architectures but gpt-oss");
+        return Err("it has no key for YaRN's truncate: gpt-oss is taken for false, the others for true");
     }
     let qk_norm = matches!(architecture, Architecture::Qwen3 | Architecture::Qwen3Moe);
     if config.qk_norm != qk_norm || config.attention_sinks != is_oss {
