@@ -16,9 +16,9 @@ pub fn line(text: &str) -> Result<()> {
     print(&format!("{text}\n"))
 }
 
-/// Writes one JSON value.
+/// Writes one JSON value on a line of its own.
 pub fn json(value: &Value) -> Result<()> {
-    line(&format!("{value:#}"))
+    line(&value.to_string())
 }
 
 /// A table whose first column is what a line is about: `rows` of (title, text).
