@@ -11,7 +11,7 @@ fn counts_are_those_of_paper_and_pencil() {
     let expert = 3 * 48 * 32;
     let outside = 2 * 101 * 32 + 32;
     assert_eq!(out["parameters"], outside + 2 * (always + 4 * expert));
-    assert_eq!(out["active_parameters"], outside + 2 * (always + 2 * expert));
+    assert_eq!(out["active_parameters"], outside - 101 * 32 + 2 * (always + 2 * expert));
     assert_eq!(out["stored_bytes"], 4 * (outside + 2 * (always + 4 * expert)));
     assert_eq!(out["stored_bytes_by_type"]["F32"], out["stored_bytes"]);
     // Two layers, K and V, one head 24 wide; int8 has a 4-byte scale for each.
