@@ -184,7 +184,7 @@ impl<'a, W> Int<'a, W> {
 }
 
 impl<W: IntWeights> Tiles for Int<'_, W> {
-    const MOST: usize = 4;
+    const MOST: usize = W::ROWS;
     fn tile<const MR: usize, const NP: usize>(&self, p: usize, r: usize, out: &mut [f32]) {
         let unit = self.unit;
         let out = &mut out[r * unit.ld + (p - unit.panels.start) * PANEL..];

@@ -11,6 +11,7 @@
 
 use super::isa::{Isa, Kernel};
 use super::matrix::BLOCK;
+use std::hint::black_box;
 use std::marker::PhantomData;
 
 /// One quantised block of activations.
@@ -230,16 +231,18 @@ impl<W: FloatWeights, const MR: usize, const NP: usize, const ACCUMULATE: bool> 
 
 /// A weight format of small integers.
 pub(crate) trait IntWeights {
+    /// Rows of the largest tile that stays in registers.
+    const ROWS: usize = 4;
     /// Bytes of one block of a panel.
     const BLOCK_BYTES: usize;
     /// Words of four inputs per load: 1 for bytes, 2 for nibbles.
     const PARTS: usize;
-    /// What is added to a weight to make it an unsigned byte.
-    const OFFSET: i32;
     /// Whether the products of a whole block fit 16 bits.
     const NARROW: bool;
     /// Part `part` of a load, as unsigned bytes.
     unsafe fn part<I: Isa>(raw: I::I, part: usize) -> I::I;
+    /// `sum` times what was added to each weight to make it an unsigned byte.
+    unsafe fn offset<I: Isa>(sum: I::I) -> I::I;
     /// Scales of half `v` of the block at `block`.
     unsafe fn scales<I: Isa>(block: *const u8, v: usize) -> I::F;
 }
@@ -247,13 +250,18 @@ pub(crate) trait IntWeights {
 /// Bytes, offset by 128.
 pub(crate) struct Int8;
 impl IntWeights for Int8 {
+    const ROWS: usize = 5;
     const BLOCK_BYTES: usize = 544;
     const PARTS: usize = 1;
-    const OFFSET: i32 = 128;
     const NARROW: bool = false;
     #[inline(always)]
     unsafe fn part<I: Isa>(raw: I::I, _: usize) -> I::I {
         raw
+    }
+    #[inline(always)]
+    unsafe fn offset<I: Isa>(sum: I::I) -> I::I {
+        // SAFETY: register arithmetic.
+        unsafe { I::shl::<7>(sum) }
     }
     #[inline(always)]
     unsafe fn scales<I: Isa>(block: *const u8, v: usize) -> I::F {
@@ -274,12 +282,16 @@ pub(crate) struct Int4;
 impl IntWeights for Int4 {
     const BLOCK_BYTES: usize = 288;
     const PARTS: usize = 2;
-    const OFFSET: i32 = 8;
     const NARROW: bool = true;
     #[inline(always)]
     unsafe fn part<I: Isa>(raw: I::I, part: usize) -> I::I {
         // SAFETY: register arithmetic.
         unsafe { nibbles::<I>(raw, part) }
+    }
+    #[inline(always)]
+    unsafe fn offset<I: Isa>(sum: I::I) -> I::I {
+        // SAFETY: register arithmetic.
+        unsafe { I::shl::<3>(sum) }
     }
     #[inline(always)]
     unsafe fn scales<I: Isa>(block: *const u8, v: usize) -> I::F {
@@ -288,20 +300,24 @@ impl IntWeights for Int4 {
     }
 }
 
-/// Twice the e2m1 values of the codes 0..16, offset by 12.
-const E2M1_TWICE: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+/// Twice the e2m1 values of the codes 0..16, offset by 16.
+const E2M1_TWICE: [u8; 16] = [16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4];
 
 /// e2m1 codes, looked up.
 pub(crate) struct Mxfp4;
 impl IntWeights for Mxfp4 {
     const BLOCK_BYTES: usize = 288;
     const PARTS: usize = 2;
-    const OFFSET: i32 = 12;
     const NARROW: bool = true;
     #[inline(always)]
     unsafe fn part<I: Isa>(raw: I::I, part: usize) -> I::I {
         // SAFETY: register arithmetic.
         unsafe { I::lookup(&E2M1_TWICE, nibbles::<I>(raw, part)) }
+    }
+    #[inline(always)]
+    unsafe fn offset<I: Isa>(sum: I::I) -> I::I {
+        // SAFETY: register arithmetic.
+        unsafe { I::shl::<4>(sum) }
     }
     #[inline(always)]
     unsafe fn scales<I: Isa>(block: *const u8, v: usize) -> I::F {
@@ -335,22 +351,31 @@ impl<W: IntWeights, const MR: usize, const NP: usize> Kernel for IntTile<W, MR, 
                     I::store(out.add(r * ld + i * 8), I::splat(0.0));
                 }
             }
+            // Hidden from the compiler where it would unroll a whole block and run out of registers.
+            let loads = if MR * NP < 4 { 8 / W::PARTS } else { black_box(8 / W::PARTS) };
             for b in 0..blocks {
                 let mut acc = [[[I::splat_i32(0); 2]; NP]; MR];
+                if !W::NARROW {
+                    for r in 0..MR {
+                        acc[r] = [[W::offset::<I>(I::splat_i32((*x[r].add(b)).negated_sum)); 2]; NP];
+                    }
+                }
                 let block = panels.map(|p| p.add(b * W::BLOCK_BYTES));
-                let loads = 8 / W::PARTS;
                 for i in 0..loads {
                     for n in 0..NP {
                         if ahead > 0 {
                             I::prefetch(block[n].wrapping_add(i * 64 + ahead));
                         }
-                        for v in 0..2 {
-                            let raw = I::load_i(block[n].add(i * 64 + v * 32));
-                            for part in 0..W::PARTS {
-                                let w = W::part::<I>(raw, part);
-                                for r in 0..MR {
-                                    let codes = (&raw const (*x[r].add(b)).codes).cast::<i8>();
-                                    let products = I::maddubs(w, I::splat_bytes(codes.add(4 * (i + part * loads))));
+                        for part in 0..W::PARTS {
+                            let w = [
+                                W::part::<I>(I::load_i(block[n].add(i * 64)), part),
+                                W::part::<I>(I::load_i(block[n].add(i * 64 + 32)), part),
+                            ];
+                            for r in 0..MR {
+                                let codes = (&raw const (*x[r].add(b)).codes).cast::<i8>();
+                                let x = I::splat_bytes(codes.add(4 * (i + part * loads)));
+                                for v in 0..2 {
+                                    let products = I::maddubs(w[v], x);
                                     acc[r][n][v] = if W::NARROW {
                                         I::add_i16(acc[r][n][v], products)
                                     } else {
@@ -361,17 +386,17 @@ impl<W: IntWeights, const MR: usize, const NP: usize> Kernel for IntTile<W, MR, 
                         }
                     }
                 }
-                for r in 0..MR {
-                    let x = x[r].add(b);
-                    let offset = I::splat_i32((*x).negated_sum * W::OFFSET);
-                    let scale = I::splat((*x).scale);
-                    for n in 0..NP {
+                for n in 0..NP {
+                    let scales = [W::scales::<I>(block[n], 0), W::scales::<I>(block[n], 1)];
+                    for r in 0..MR {
+                        let x = x[r].add(b);
+                        let scale = I::splat((*x).scale);
+                        let offset = W::offset::<I>(I::splat_i32((*x).negated_sum));
                         for v in 0..2 {
-                            let sum = if W::NARROW { I::pair_sums(acc[r][n][v]) } else { acc[r][n][v] };
-                            let value = I::to_f32(I::add_i32(sum, offset));
-                            let both = I::mul(W::scales::<I>(block[n], v), scale);
+                            let acc = acc[r][n][v];
+                            let value = I::to_f32(if W::NARROW { I::add_i32(I::pair_sums(acc), offset) } else { acc });
                             let out = out.add(r * ld + n * 16 + v * 8);
-                            I::store(out, I::fma(value, both, I::load(out)));
+                            I::store(out, I::fma(value, I::mul(scales[v], scale), I::load(out)));
                         }
                     }
                 }
