@@ -51,6 +51,6 @@ impl<'t> Stream<'t> {
 
     fn show(&mut self, piece: &str) -> Result<()> {
         self.text.push_str(piece);
-        if self.print && !piece.is_empty() { output::print(piece) } else { Ok(()) }
+        if self.print && !piece.is_empty() { output::said(piece) } else { Ok(()) }
     }
 }

@@ -174,7 +174,7 @@ fn to_gguf(tokenizer: &Tokenizer) -> Result<Vocabulary> {
 
 /// Not an error: models are also run on token ids.
 fn note_no_tokenizer(source: &Checkpoint) {
-    eprintln!("note: {} has no tokeniser, so there is none to carry over", source.path().display());
+    output::note(&format!("note: {} has no tokeniser, so there is none to carry over", source.path().display()));
 }
 
 /// The tokeniser's files, and the ids that end a text.

@@ -103,7 +103,7 @@ impl Generate {
         }
         output::line("")?;
         if stderr().is_terminal() {
-            eprintln!("{}", speed.line(&generation, prompt.len()));
+            output::note(&speed.line(&generation, prompt.len()));
         }
         Ok(())
     }
