@@ -61,6 +61,8 @@ pub(crate) fn quantise_activations(row: &[f32], out: &mut [ActivationBlock]) {
 
 /// A weight format that widens to f32.
 pub(crate) trait FloatWeights {
+    /// Rows of the largest tile that stays in registers.
+    const ROWS: usize = 6;
     /// Inputs of one step.
     const STEP: usize;
     /// Bytes of one step of a panel.
@@ -106,8 +108,11 @@ impl FloatWeights for Bf16 {
     unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, j: usize, v: usize) -> I::F {
         // SAFETY: within the step.
         unsafe {
-            let words = I::load_i(step.add(32 * v));
-            I::float(if j == 0 { I::shl::<16>(words) } else { I::and(words, I::splat_i32(0xffff_0000u32 as i32)) })
+            if j == 0 {
+                I::float(I::shl::<16>(I::load_i(step.add(32 * v))))
+            } else {
+                I::float(I::and(I::reload_i(step.add(32 * v)), I::splat_i32(0xffff_0000u32 as i32)))
+            }
         }
     }
 }
@@ -130,6 +135,7 @@ unsafe fn top_byte<I: Isa>(words: I::I, j: usize) -> I::I {
 /// the scales carry 2^120.
 pub(crate) struct Fp8;
 impl FloatWeights for Fp8 {
+    const ROWS: usize = 5;
     const STEP: usize = 4;
     const STEP_BYTES: usize = 64;
     const GROUP: usize = 128;
@@ -154,6 +160,38 @@ impl FloatWeights for PlainInt8 {
     unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, j: usize, v: usize) -> I::F {
         // SAFETY: within the step.
         unsafe { I::to_f32(I::sar::<24>(top_byte::<I>(I::load_i(step.add(32 * v)), j))) }
+    }
+}
+
+/// Writes `k` inputs of a panel as a panel of f32.
+///
+/// To run it is safe if `k` is a multiple of the step, `panel` is at the start of a group and holds `k` inputs, and `out` `16 * k` f32.
+pub(crate) struct Widen<W> {
+    pub weights: PhantomData<W>,
+    pub panel: *const u8,
+    pub k: usize,
+    pub out: *mut f32,
+}
+
+impl<W: FloatWeights> Kernel for Widen<W> {
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let Self { mut panel, k, mut out, .. } = self;
+        // SAFETY: the promises of the type's documentation.
+        unsafe {
+            for from in (0..k).step_by(W::GROUP) {
+                let scales = panel;
+                panel = panel.add(W::SCALE_BYTES);
+                for _ in 0..W::GROUP.min(k - from) / W::STEP {
+                    for j in 0..W::STEP {
+                        I::store(out, W::decode::<I>(panel, scales, j, 0));
+                        I::store(out.add(8), W::decode::<I>(panel, scales, j, 1));
+                        out = out.add(16);
+                    }
+                    panel = panel.add(W::STEP_BYTES);
+                }
+            }
+        }
     }
 }
 
