@@ -9,6 +9,7 @@ pub mod pool;
 pub use buffer::Tensor;
 pub use cpu::Device;
 pub use cpu::attention::{AttentionSpec, Chunk};
+pub use cpu::backward::{experts::ExpertSaves, loss::IGNORE, router::RouterLosses, router::softmax};
 pub use cpu::experts::{Dispatch, Expert, Gating};
 pub use cpu::kv::{KV_BLOCK, KvCache, KvFormat};
 pub use cpu::matrix::{Interleaved, Matrix, PANEL, PackError, Stacked, packed_bytes};

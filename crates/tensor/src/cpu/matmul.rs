@@ -47,7 +47,7 @@ impl Rows<'_> {
         }
     }
     #[inline(always)]
-    fn get(&self, i: usize) -> usize {
+    pub(crate) fn get(&self, i: usize) -> usize {
         match self {
             Rows::Range(from, _) => from + i,
             Rows::List(list) => list[i] as usize,
@@ -340,10 +340,24 @@ impl Device {
         accumulate: bool,
         out: &mut Tensor,
     ) {
-        assert!(x.cols() == matrix.cols() && out.cols() >= matrix.rows() && rows <= x.rows() && rows <= out.rows());
+        self.matmul_rows(matrix, x, 0..rows, bias, accumulate, out);
+    }
+
+    /// The same for a range of rows, each to the row of its number.
+    pub(crate) fn matmul_rows(
+        &mut self,
+        matrix: &Matrix,
+        x: &Tensor,
+        rows: Range<usize>,
+        bias: Option<&[f32]>,
+        accumulate: bool,
+        out: &mut Tensor,
+    ) {
+        assert!(x.cols() == matrix.cols() && out.cols() >= matrix.rows());
+        assert!(rows.end <= x.rows() && rows.end <= out.rows());
         let mut blocks = std::mem::take(&mut self.activations);
-        let input = self.input(matrix.format, x, rows, &mut blocks);
-        let row_blocks = rows.div_ceil(ROW_BLOCK);
+        let input = self.input(matrix.format, x, rows.end, &mut blocks);
+        let row_blocks = rows.len().div_ceil(ROW_BLOCK);
         let per_unit = panels_per_unit(matrix.panels(), row_blocks, self.pool.threads());
         let chunks = matrix.panels().div_ceil(per_unit);
         let (level, scratch) = (self.level, &self.scratch);
@@ -351,8 +365,8 @@ impl Device {
         self.pool.for_each(chunks * row_blocks, &|unit, worker| {
             let (chunk, block) = (unit % chunks, unit / chunks);
             let panels = chunk * per_unit..matrix.panels().min((chunk + 1) * per_unit);
-            let first = block * ROW_BLOCK;
-            let count = ROW_BLOCK.min(rows - first);
+            let first = rows.start + block * ROW_BLOCK;
+            let count = ROW_BLOCK.min(rows.end - first);
             let Ok(mut scratch) = scratch[worker].lock() else {
                 return;
             };

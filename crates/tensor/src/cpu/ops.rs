@@ -70,6 +70,15 @@ impl RopeTable {
             (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
         }
     }
+
+    /// Applies the transpose of [`RopeTable::rotate`]: what a gradient needs.
+    pub(crate) fn rotate_back(&self, position: usize, head: &mut [f32]) {
+        let table = &self.cos_sin[position * self.half..][..self.half];
+        let (low, high) = head.split_at_mut(self.half);
+        for ((a, b), &(cos, sin)) in low.iter_mut().zip(high).zip(table) {
+            (*a, *b) = (*a * cos + *b * sin, *b * cos - *a * sin);
+        }
+    }
 }
 
 /// What happens to queries and keys between projection and attention.
@@ -119,7 +128,7 @@ pub enum RouterKind {
 
 impl Device {
     /// Runs `f(row)` for every row, in parallel if there are enough.
-    fn for_rows(&mut self, rows: usize, f: &(dyn Fn(usize) + Sync)) {
+    pub(crate) fn for_rows(&mut self, rows: usize, f: &(dyn Fn(usize) + Sync)) {
         if rows < PARALLEL_ROWS {
             (0..rows).for_each(f);
         } else {
