@@ -166,6 +166,23 @@ impl Device {
         }
     }
 
+    /// A copy.
+    pub fn copy(&mut self, x: &Tensor) -> Tensor {
+        self.copy_rows(x, 0..x.rows())
+    }
+
+    /// A copy of some rows.
+    pub fn copy_rows(&mut self, x: &Tensor, rows: std::ops::Range<usize>) -> Tensor {
+        let mut out = Tensor::zeros(rows.len(), x.cols());
+        rows.enumerate().for_each(|(i, r)| out.row_mut(i).copy_from_slice(x.row(r)));
+        out
+    }
+
+    /// Writes all rows of `x` to `out`, from row `first` on.
+    pub fn write_rows(&mut self, x: &Tensor, first: usize, out: &mut Tensor) {
+        (0..x.rows()).for_each(|r| out.row_mut(first + r).copy_from_slice(x.row(r)));
+    }
+
     /// Normalises and rotates queries and keys in place, and stores keys and values. `qkv` rows are `[queries | keys | values]`, heads of `head_dim` each.
     pub fn store_kv(
         &mut self,
