@@ -237,7 +237,7 @@ impl<W: FloatWeights, const MR: usize, const NP: usize, const ACCUMULATE: bool> 
                 while k0 < end {
                     if ahead > 0 {
                         for p in panels {
-                            I::prefetch(p.wrapping_add(at + ahead));
+                            I::prefetch(p.wrapping_add(at).wrapping_add(ahead));
                         }
                     }
                     for j in 0..W::STEP {
