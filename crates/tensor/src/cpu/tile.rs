@@ -34,28 +34,29 @@ impl ActivationBlock {
 /// Quantises one row of activations; `row` is padded to whole blocks. A block with NaN or infinity gets a NaN scale, so that it shows in the result.
 #[inline(always)]
 pub(crate) fn quantise_activations(row: &[f32], out: &mut [ActivationBlock]) {
+    /// Added to a small number, leaves it rounded to the nearest integer, ties to even, in the low bits.
+    const ROUND: f32 = 12_582_912.0;
     for (x, block) in row.chunks_exact(BLOCK).zip(out) {
-        let mut pairs = [0f32; BLOCK / 2];
-        for (pair, x) in pairs.iter_mut().zip(x.chunks_exact(2)) {
-            *pair = x[0].abs() + x[1].abs();
+        // Bits of numbers that are not negative sort as the numbers do, NaN last, and compare in vectors.
+        let largest = x.chunks_exact(2).map(|pair| (pair[0].abs() + pair[1].abs()).to_bits()).max();
+        let largest = f32::from_bits(largest.unwrap_or(0));
+        let inverse = 127.0 / largest;
+        // Zeros and what is too small to divide by become zeros.
+        let (inverse, scale) = if inverse.is_finite() { (inverse, largest / 127.0) } else { (0.0, 0.0) };
+        // One simple loop after the other: the compiler makes vectors of each.
+        let mut quants = [0i32; BLOCK];
+        for (q, x) in quants.iter_mut().zip(x) {
+            *q = (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
         }
-        let mut largest = 0f32;
-        let mut total = 0f32;
-        for pair in pairs {
-            largest = if pair > largest { pair } else { largest };
-            total += pair;
-        }
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        let usable = total.is_finite() && inverse.is_finite();
-        let inverse = if usable { inverse } else { 0.0 };
-        let mut sum = 0i32;
-        for (code, x) in block.codes.iter_mut().zip(x) {
-            let q = (x * inverse).round_ties_even() as i32;
+        for (code, &q) in block.codes.iter_mut().zip(&quants) {
             *code = q as i8;
-            sum += q;
         }
-        block.negated_sum = -sum;
-        block.scale = if total.is_finite() { if usable { largest / 127.0 } else { 0.0 } } else { f32::NAN };
+        let mut lanes = [0i32; 8];
+        for quants in quants.chunks_exact(8) {
+            lanes.iter_mut().zip(quants).for_each(|(lane, &q)| *lane = lane.wrapping_sub(q));
+        }
+        block.negated_sum = lanes.into_iter().fold(0, i32::wrapping_add);
+        block.scale = if largest.is_finite() { scale } else { f32::NAN };
     }
 }
 
@@ -236,7 +237,7 @@ impl<W: FloatWeights, const MR: usize, const NP: usize, const ACCUMULATE: bool> 
                 while k0 < end {
                     if ahead > 0 {
                         for p in panels {
-                            I::prefetch(p.wrapping_add(at + ahead));
+                            I::prefetch(p.wrapping_add(at).wrapping_add(ahead));
                         }
                     }
                     for j in 0..W::STEP {
