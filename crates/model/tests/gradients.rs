@@ -34,7 +34,13 @@ impl Reference {
 
     fn ids(&self, name: &str) -> Vec<i64> {
         let tensors = SafeTensors::deserialize(&self.0).unwrap();
-        tensors.tensor(name).unwrap().data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
+        tensors
+            .tensor(name)
+            .unwrap()
+            .data()
+            .chunks_exact(8)
+            .map(|b| i64::from_le_bytes(b.try_into().unwrap()))
+            .collect()
     }
 }
 
@@ -62,12 +68,18 @@ impl Model {
     }
 
     /// Losses and gradients by checkpoint name; gate and up and the stacked projections apart.
-    fn gradients(&mut self, inputs: &[u32], targets: &[u32], objective: Objective) -> (Losses, Vec<(String, Vec<f32>)>) {
+    fn gradients(
+        &mut self,
+        inputs: &[u32],
+        targets: &[u32],
+        objective: Objective,
+    ) -> (Losses, Vec<(String, Vec<f32>)>) {
         let documents = vec![DOCUMENT; inputs.len() / DOCUMENT];
         let mut gradients = self.decoder.zeros_like();
         let batch = MicroBatch { tokens: inputs, targets, documents: &documents };
         let losses = self.decoder.loss_and_gradients(&mut self.device, &batch, &objective, &mut gradients);
-        let named = self.checkpoint.table.iter().map(|p| (p.name.clone(), gradients.read_parameter(p.id).unwrap())).collect();
+        let named =
+            self.checkpoint.table.iter().map(|p| (p.name.clone(), gradients.read_parameter(p.id).unwrap())).collect();
         (losses, named)
     }
 }
@@ -118,7 +130,8 @@ fn auxiliary_losses_have_their_gradients() {
         let mut model = Model::load(case, 2);
         for (form, objective) in &forms {
             // The auxiliary loss alone: cross-entropy has weight zero.
-            let (losses, gradients) = model.gradients(&inputs, &targets, Objective { scale: 0.0, share: 1.0, ..*objective });
+            let (losses, gradients) =
+                model.gradients(&inputs, &targets, Objective { scale: 0.0, share: 1.0, ..*objective });
             let loss = objective.balance * losses.balance + objective.z * losses.z;
             let theirs = reference.floats(&format!("{form}.loss"))[0];
             assert!((loss - theirs).abs() < 1e-5 * theirs.abs().max(1.0), "{case} {form}: {loss} {theirs}");
@@ -183,7 +196,12 @@ fn gradients_follow_finite_differences() {
     let targets: Vec<u32> = (0..40).map(|i| (i * 5 + 1) % vocab).collect();
     let batch = MicroBatch { tokens: &tokens, targets: &targets, documents: &[25, 15] };
     let mut gradients = decoder.zeros_like();
-    decoder.loss_and_gradients(&mut device, &batch, &Objective { scale: 1.0, share: 1.0, ..Objective::default() }, &mut gradients);
+    decoder.loss_and_gradients(
+        &mut device,
+        &batch,
+        &Objective { scale: 1.0, share: 1.0, ..Objective::default() },
+        &mut gradients,
+    );
     let mut checked = 0;
     for parameter in checkpoint.table.iter() {
         let gradient = gradients.read_parameter(parameter.id).unwrap();

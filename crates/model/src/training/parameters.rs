@@ -61,7 +61,15 @@ pub enum Tensors<'a> {
     Vector(&'a mut [f32]),
 }
 
-impl Tensors<'_> {
+impl<'a> Tensors<'a> {
+    /// [`Tensors::values_mut`] for as long as the decoder is borrowed.
+    pub fn into_values(self) -> &'a mut [f32] {
+        match self {
+            Tensors::Matrix(matrix) => matrix.values_mut(),
+            Tensors::Vector(vector) => vector,
+        }
+    }
+
     /// All elements; those of a matrix in the order of panels, padding (always zero) included.
     pub fn values_mut(&mut self) -> &mut [f32] {
         match self {
@@ -70,14 +78,16 @@ impl Tensors<'_> {
         }
     }
 
-    fn read_row(&self, row: usize, out: &mut [f32]) {
+    /// Reads row `row` of a matrix, or element `row` of a vector.
+    pub fn read_row(&self, row: usize, out: &mut [f32]) {
         match self {
             Tensors::Matrix(matrix) => matrix.read_row(row, out),
             Tensors::Vector(vector) => out[0] = vector[row],
         }
     }
 
-    fn write_row(&mut self, row: usize, values: &[f32]) {
+    /// Replaces row `row` of a matrix, or element `row` of a vector.
+    pub fn write_row(&mut self, row: usize, values: &[f32]) {
         match self {
             Tensors::Matrix(matrix) => matrix.write_row(row, values),
             Tensors::Vector(vector) => vector[row] = values[0],

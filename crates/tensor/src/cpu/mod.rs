@@ -8,6 +8,7 @@ pub mod kv;
 pub mod matmul;
 pub mod matrix;
 pub mod ops;
+pub mod optimise;
 mod pack;
 mod tile;
 
