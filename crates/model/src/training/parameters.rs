@@ -53,7 +53,7 @@ impl Piece {
     }
 }
 
-/// A decoder's tensors in the order of [`Decoder::held`].
+/// One of a decoder's tensors, to read or to change.
 pub enum Tensors<'a> {
     /// In panels.
     Matrix(&'a mut Matrix),
