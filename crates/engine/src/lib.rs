@@ -2,7 +2,6 @@
 
 pub mod bench;
 pub mod generate;
-pub mod random;
 pub mod runner;
 pub mod sampling;
 pub mod stop;

@@ -108,6 +108,15 @@ impl Tokenizer {
         }
     }
 
+    /// What identifies the ids that texts get: BLAKE3 of all that decides them, in hexadecimal. Roles, chat
+    /// templates and what is put around a whole text are left out.
+    pub fn fingerprint(&self) -> Result<String> {
+        let document = self.document()?;
+        let parts = (&document.added_tokens, &document.normalizer, &document.pre_tokenizer, &document.model);
+        let json = serde_json::to_vec(&parts).map_err(|source| Error::Json { part: "the tokenizer", source })?;
+        Ok(blake3::hash(&json).to_hex().to_string())
+    }
+
     /// One past the highest id. (Ids below it may be unused.)
     pub fn vocab_size(&self) -> usize {
         self.tokens.len()
