@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
 use text::Tokenizer;
+use twox_hash::XxHash3_128;
 
 /// The version of the format.
 pub(super) const VERSION: u32 = 1;
@@ -21,7 +22,7 @@ const HAS_MASK: u64 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizerId {
-    /// BLAKE3 of what decides its ids, in hexadecimal.
+    /// SHA-256 of what decides its ids, in hexadecimal.
     pub fingerprint: String,
     /// One past its highest id.
     pub vocab_size: usize,
@@ -134,9 +135,9 @@ pub(super) struct FileEntry {
     pub tokens: u64,
     /// Bytes of the text that the ids stand for.
     pub text_bytes: u64,
-    /// BLAKE3 of the header and the table of documents.
+    /// XXH3 (128 bits) of the header and the table of documents.
     pub head: String,
-    /// BLAKE3 of the whole file.
+    /// XXH3 (128 bits) of the whole file.
     pub whole: String,
 }
 
@@ -181,5 +182,5 @@ impl Index {
 
 /// The checksum of bytes as the index writes it.
 pub(super) fn checksum(bytes: &[u8]) -> String {
-    blake3::hash(bytes).to_hex().to_string()
+    format!("{:032x}", XxHash3_128::oneshot(bytes))
 }

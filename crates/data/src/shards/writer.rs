@@ -86,7 +86,7 @@ impl SetWriter {
         (self.index.train, self.index.held_out) = (self.train.entries, self.held_out.entries);
         let path = self.partial.join(INDEX);
         let json = self.index.to_json().map_err(|source| ShardError::Index { path: path.clone(), source })?;
-        write_synced(&path, &[&json])?;
+        write_synced(&path, &json)?;
         fs::rename(&self.partial, &self.folder).map_err(ShardError::file(&self.folder))
     }
 }
@@ -150,16 +150,15 @@ impl PartWriter {
         let bits = |eight: &[bool]| eight.iter().rev().fold(0, |byte, &bit| byte << 1 | u8::from(bit));
         let mask: Vec<u8> = if self.has_mask { self.mask.chunks(8).map(bits).collect() } else { Vec::new() };
         let file = format!("{}-{:05}.tokens", self.name, self.entries.len());
-        write_synced(&folder.join(&file), &[&head, &self.ids, &mask])?;
-        let mut whole = blake3::Hasher::new();
-        whole.update(&head).update(&self.ids).update(&mask);
+        let whole = [&*head, &self.ids, &mask].concat();
+        write_synced(&folder.join(&file), &whole)?;
         self.entries.push(FileEntry {
             file,
             documents: header.documents,
             tokens: header.tokens,
             text_bytes: self.text_bytes,
             head: checksum(&head),
-            whole: whole.finalize().to_hex().to_string(),
+            whole: checksum(&whole),
         });
         self.ends.clear();
         self.ids.clear();
@@ -169,10 +168,10 @@ impl PartWriter {
     }
 }
 
-fn write_synced(path: &Path, parts: &[&[u8]]) -> Result<(), ShardError> {
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), ShardError> {
     let write = || {
         let mut file = File::create(path)?;
-        parts.iter().try_for_each(|part| file.write_all(part))?;
+        file.write_all(bytes)?;
         file.sync_all()
     };
     write().map_err(ShardError::file(path))
