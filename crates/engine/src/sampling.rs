@@ -91,7 +91,7 @@ pub fn sample(logits: &[f32], sampling: &Sampling, choice: u64, position: u64) -
 }
 
 /// Names the noise among all uses of a seed.
-const PURPOSE: u64 = 0x73_616d_706c_65;
+const PURPOSE: u64 = 0x73_61_6d_70_6c_65;
 
 /// A Gumbel variate from 32 random bits, `-ln(-ln u)` with u in the middle of its interval.
 fn gumbel(bits: u32) -> f32 {

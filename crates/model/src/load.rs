@@ -13,7 +13,8 @@ use tensor::{
 /// How to load.
 #[derive(Clone, Copy, Default)]
 pub struct LoadOptions<'a> {
-    /// Format of the weight matrices; `None`: as stored. Embedding, router and norms keep their own precision.
+    /// Format of the weight matrices; `None`: as stored. Router and norms are f32 always; the embedding keeps its own precision
+    /// unless it is the head too or f32 is asked for.
     pub weights: Option<Format>,
     /// Positions to serve; `None`: all the model was made for.
     pub context: Option<usize>,
@@ -68,8 +69,8 @@ impl Decoder {
         };
         let total = config.layers.iter().map(|l| 2 + matrices(&l.ffn)).sum::<usize>() + 2;
         let mut loader = Loader { checkpoint, device, options, config: &config, packed: 0, total };
-        let tied_format = options.weights.filter(|_| config.tie_embeddings);
-        let embedding = loader.matrix(ParameterId::global(Role::Embedding), tied_format)?;
+        let embedding_format = options.weights.filter(|&format| config.tie_embeddings || format == Format::F32);
+        let embedding = loader.matrix(ParameterId::global(Role::Embedding), embedding_format)?;
         let layers = (0..config.layers.len()).map(|i| loader.layer(i)).collect::<Result<_, _>>()?;
         let final_norm = loader.vector(ParameterId::global(Role::FinalNorm))?;
         let head = match config.tie_embeddings {

@@ -191,6 +191,7 @@ impl Metadata {
             ("bos_token_id", v.bos),
             ("eos_token_id", v.eos),
             ("eot_token_id", v.eot),
+            ("eom_token_id", v.eom),
             ("unknown_token_id", v.unk),
             ("padding_token_id", v.pad),
         ] {
