@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 /// Prose that the filters have no quarrel with, different for each seed.
 fn prose(seed: usize) -> String {
-    let word = |at: usize| ["garden", "winter", "letter", "island", "teacher", "stone"][at % 6];
-    let sentence = |at: usize| format!("The {}{} that we saw was with the {}{}x by the sea. ", word(at), at * 31 + seed * 7919, word(at / 2), seed + at);
+    let ends = ["with great care", "before winter came", "and walked home"];
+    let sentence = |at: usize| format!("The sailor{at}x{seed} found the letter{seed}x{at} {}. ", ends[(at + seed) % 3]);
     (0..12).map(sentence).collect()
 }
 
