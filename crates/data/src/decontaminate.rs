@@ -36,7 +36,10 @@ impl Evaluation {
 
     fn read(&mut self, path: &Path) -> Result<()> {
         if !path.is_file() {
-            return Err(Error::Unsupported { path: path.to_owned(), what: "there is no such file to decontaminate against".into() });
+            return Err(Error::Unsupported {
+                path: path.to_owned(),
+                what: "there is no such file to decontaminate against".into(),
+            });
         }
         for file in Source::path(path).list()?.files {
             match file.format {

@@ -44,7 +44,10 @@ fn signatures_estimate_similarity() {
             let (a, b, jaccard) = pair(seed, 400, wanted);
             let estimate = similarity(&signature(&a).unwrap(), &signature(&b).unwrap());
             // Five standard deviations of 112 independent hashes.
-            assert!((estimate - jaccard).abs() <= 5.0 * (jaccard * (1.0 - jaccard) / 112.0).sqrt() + 0.01, "{estimate} {jaccard}");
+            assert!(
+                (estimate - jaccard).abs() <= 5.0 * (jaccard * (1.0 - jaccard) / 112.0).sqrt() + 0.01,
+                "{estimate} {jaccard}"
+            );
             mean += estimate / pairs as f64;
             truth += jaccard / pairs as f64;
         }
@@ -70,7 +73,8 @@ fn near_copies_go_and_others_stay() {
 
 #[test]
 fn exact_copies_differ_in_white_space_only() {
-    let texts = ["one two\nthree", "One two three", " one  two three\n", "one two three four", "", " "].map(String::from);
+    let texts =
+        ["one two\nthree", "One two three", " one  two three\n", "one two three four", "", " "].map(String::from);
     let exact = Copies { exact: true, near: false };
     let found = resolve(exact, &texts, 1 << 20);
     let copies: Vec<_> = (0..6).map(|at| found.is_exact(at)).collect();
@@ -96,7 +100,9 @@ fn bounded_memory_finds_the_same() {
     }
     let copies = |memory| {
         let found = resolve(BOTH, &texts, memory);
-        (0..texts.len() as u64).map(|at| (found.is_exact(at), found.is_copy(at), found.original(at))).collect::<Vec<_>>()
+        (0..texts.len() as u64)
+            .map(|at| (found.is_exact(at), found.is_copy(at), found.original(at)))
+            .collect::<Vec<_>>()
     };
     let in_memory = copies(64 << 20);
     assert!(in_memory.iter().filter(|(_, is_copy, _)| *is_copy).count() > 100);

@@ -44,7 +44,8 @@ impl Collection {
 
     /// The documents of a source, in order.
     pub fn documents(&self, source: &str) -> Result<Documents> {
-        let mut shards: Vec<_> = self.source(source)?.shards.iter().map(|shard| self.folder.join(&shard.file)).collect();
+        let mut shards: Vec<_> =
+            self.source(source)?.shards.iter().map(|shard| self.folder.join(&shard.file)).collect();
         shards.reverse();
         Ok(Documents { shards, open: None })
     }
@@ -114,7 +115,8 @@ pub(super) struct Place {
 impl Place {
     /// Checks the place before any work is done. What is there is replaced only if it may be, and is a collection.
     pub(super) fn new(out: &Path, replace: bool) -> Result<Self> {
-        let name = out.file_name().ok_or_else(|| Error::Options(format!("{} names no folder to write", out.display())))?;
+        let name =
+            out.file_name().ok_or_else(|| Error::Options(format!("{} names no folder to write", out.display())))?;
         if !is_free(out)? {
             if !replace {
                 return Err(Error::Exists(out.to_owned()));

@@ -147,7 +147,8 @@ pub struct Shard {
 impl Account {
     /// Nothing yet. `judges` are the names of all who may drop documents.
     pub(super) fn new(name: &str, judges: &[&str]) -> Self {
-        let dropped = |name: &&str| Dropped { filter: (*name).to_owned(), count: Count::default(), reasons: BTreeMap::new() };
+        let dropped =
+            |name: &&str| Dropped { filter: (*name).to_owned(), count: Count::default(), reasons: BTreeMap::new() };
         Self {
             name: name.to_owned(),
             files: 0,
@@ -201,7 +202,9 @@ impl Manifest {
         let manifest: Self = serde_json::from_slice(&text).map_err(|error| Error::damaged(path.display(), error))?;
         match manifest.format {
             FORMAT => Ok(manifest),
-            other => Err(Error::Unsupported { path, what: format!("its form is number {other}; only {FORMAT} is known") }),
+            other => {
+                Err(Error::Unsupported { path, what: format!("its form is number {other}; only {FORMAT} is known") })
+            }
         }
     }
 

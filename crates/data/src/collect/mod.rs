@@ -105,7 +105,8 @@ pub fn collect(sources: &[Source], out: &Path, options: &Options, watch: &dyn Wa
     let pool = pool.map_err(|error| Error::Options(format!("cannot start threads: {error}")))?;
 
     let accounts = accounts(sources, &listings, &judges);
-    let files: Vec<_> = listings.iter().enumerate().flat_map(|(source, l)| l.files.iter().map(move |f| (source, f))).collect();
+    let files: Vec<_> =
+        listings.iter().enumerate().flat_map(|(source, l)| l.files.iter().map(move |f| (source, f))).collect();
     let mut writer = Writer::new(place.work(), accounts, options)?;
     pool.install(|| pipeline::run(&files, sources, &judges, options, watch, &mut writer))?;
     let accounts = pool.install(|| writer.finish(watch))?;
@@ -129,7 +130,11 @@ fn check(sources: &[Source], options: &Options) -> Result<()> {
             return Err(Error::Options(format!("two sources are called {name:?}: name one of them with NAME=PATH")));
         }
     }
-    let sizes = [("shard", options.shard_bytes), ("piece", options.read.piece as u64), ("document", options.read.largest as u64)];
+    let sizes = [
+        ("shard", options.shard_bytes),
+        ("piece", options.read.piece as u64),
+        ("document", options.read.largest as u64),
+    ];
     match sizes.into_iter().find(|(_, bytes)| *bytes < 1024) {
         Some((what, bytes)) => Err(Error::Options(format!("a {what} of {bytes} bytes is too small: at least 1024"))),
         None => Ok(()),
@@ -165,7 +170,8 @@ impl Judges {
     /// The names of all that may drop a document, the chain's filters first and in its order.
     fn names(&self) -> Vec<&'static str> {
         let mut names: Vec<_> = self.chain.rules().map(|rule| rule.name).collect();
-        let others = [(!self.evaluation.is_empty(), CONTAMINATED), (self.copies.exact, EXACT), (self.copies.near, NEAR)];
+        let others =
+            [(!self.evaluation.is_empty(), CONTAMINATED), (self.copies.exact, EXACT), (self.copies.near, NEAR)];
         names.extend(others.into_iter().filter(|(is_used, _)| *is_used).map(|(_, name)| name));
         names
     }
@@ -179,16 +185,17 @@ pub fn droppers() -> impl Iterator<Item = &'static str> {
 /// An account for each source, with what its listing tells.
 fn accounts(sources: &[Source], listings: &[Listing], judges: &Judges) -> Vec<Account> {
     let pairs = sources.iter().zip(listings);
-    pairs.map(|(source, listing)| {
-        let mut account = Account::new(&source.name, &judges.names());
-        account.not_found = listing.not_found.clone();
-        account.files = listing.files.len() as u64;
-        for (name, why) in &listing.skipped {
-            account.skip(*why, name);
-        }
-        account
-    })
-    .collect()
+    pairs
+        .map(|(source, listing)| {
+            let mut account = Account::new(&source.name, &judges.names());
+            account.not_found = listing.not_found.clone();
+            account.files = listing.files.len() as u64;
+            for (name, why) in &listing.skipped {
+                account.skip(*why, name);
+            }
+            account
+        })
+        .collect()
 }
 
 fn settings(judges: &Judges, options: &Options) -> Settings {

@@ -161,7 +161,9 @@ fn judge_text(draft: &mut Draft, opened: Opened, source: &str, judges: &Judges) 
     let text = draft.take();
     let rule = |index: usize| judges.chain.rules().nth(index).map_or("", |rule| rule.name);
     let mut dropped = judgement.dropped.map(|(index, reason)| (rule(index), reason, None));
-    if dropped.is_none() && let Some(shared) = judges.evaluation.shared(&text) {
+    if dropped.is_none()
+        && let Some(shared) = judges.evaluation.shared(&text)
+    {
         dropped = Some((CONTAMINATED, "13 words of an evaluation text", Some(shared.to_owned())));
     }
     let document = Document { text, source: source.to_owned(), path, url, lang };

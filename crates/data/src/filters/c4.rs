@@ -81,8 +81,7 @@ impl Filter for Lines {
 fn retain_lines(draft: &mut Draft, mut stays: impl FnMut(&str, &Line, u32) -> bool) {
     let (text, anatomy) = draft.anatomy();
     let longest = |line: &Line| anatomy.words[line.words.clone()].iter().map(|word| word.chars).max().unwrap_or(0);
-    let goes: Vec<_> =
-        anatomy.lines.iter().map(|line| !line.is_blank() && !stays(text, line, longest(line))).collect();
+    let goes: Vec<_> = anatomy.lines.iter().map(|line| !line.is_blank() && !stays(text, line, longest(line))).collect();
     if !goes.contains(&true) {
         return;
     }

@@ -14,7 +14,8 @@ impl Filter for FineWeb {
         for line in anatomy.filled() {
             lines += 1.0;
             chars += line.chars as f64;
-            ended += f64::from(text[line.text.clone()].ends_with(['.', '!', '?', '"', '\'', '”', '’', '。', '！', '？']));
+            ended +=
+                f64::from(text[line.text.clone()].ends_with(['.', '!', '?', '"', '\'', '”', '’', '。', '！', '？']));
             short += f64::from(line.chars <= 30);
             repeated += if tally.repeats(line.hash) { line.chars as f64 } else { 0.0 };
         }

@@ -215,5 +215,7 @@ pub fn rule(name: &str) -> Result<&'static Rule> {
 /// A script by its Unicode name, such as `Latin`.
 pub fn script(name: &str) -> Result<Script> {
     let found = Script::from_full_name(name).or_else(|| Script::from_short_name(name));
-    found.ok_or_else(|| Error::Options(format!("there is no script {name:?}; Unicode's names are such as Latin, Greek, Cyrillic, Han")))
+    found.ok_or_else(|| {
+        Error::Options(format!("there is no script {name:?}; Unicode's names are such as Latin, Greek, Cyrillic, Han"))
+    })
 }

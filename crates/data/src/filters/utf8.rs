@@ -62,7 +62,8 @@ const SUSPECT: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
     while byte < 256 {
-        table[byte] = byte < 0x20 && byte != b'\n' as usize && byte != b'\t' as usize || matches!(byte, 0x7f | 0xc2 | 0xc3 | 0xe2 | 0xef);
+        table[byte] = byte < 0x20 && byte != b'\n' as usize && byte != b'\t' as usize
+            || matches!(byte, 0x7f | 0xc2 | 0xc3 | 0xe2 | 0xef);
         byte += 1;
     }
     table
@@ -124,8 +125,8 @@ fn decode_twice(text: &str) -> Option<(char, usize)> {
 /// The byte of a character beyond ASCII in Windows-1252.
 fn windows_1252(char: char) -> Option<u8> {
     const HIGH: [char; 32] = [
-        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}', '‘', '’',
-        '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
+        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}', '‘',
+        '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
     ];
     match char {
         '\u{a0}'..='\u{ff}' => Some(char as u8),

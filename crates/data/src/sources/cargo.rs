@@ -65,7 +65,8 @@ impl Cargo {
         let lock: Lock = toml::from_str(&text).map_err(|error| Error::damaged(self.lock.display(), error.message()))?;
         let mut packages = lock.package;
         packages.retain(|package| {
-            package.source.as_ref().is_some_and(|source| source.starts_with("registry+")) && !is_generated(&package.name)
+            package.source.as_ref().is_some_and(|source| source.starts_with("registry+"))
+                && !is_generated(&package.name)
         });
         packages.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
         Ok(packages)

@@ -36,8 +36,21 @@ fn declared(page: &[u8]) -> Option<&'static Encoding> {
 
 /// Elements whose content is no text of the page.
 const HIDDEN: [&[u8]; 15] = [
-    b"script", b"style", b"nav", b"noscript", b"template", b"svg", b"math", b"button", b"select", b"iframe", b"object",
-    b"aside", b"footer", b"canvas", b"textarea",
+    b"script",
+    b"style",
+    b"nav",
+    b"noscript",
+    b"template",
+    b"svg",
+    b"math",
+    b"button",
+    b"select",
+    b"iframe",
+    b"object",
+    b"aside",
+    b"footer",
+    b"canvas",
+    b"textarea",
 ];
 
 /// Elements that start a line.
@@ -45,8 +58,28 @@ const LINES: [&[u8]; 8] = [b"br", b"li", b"tr", b"dt", b"dd", b"option", b"div",
 
 /// Elements with a blank line around them.
 const BLOCKS: [&[u8]; 22] = [
-    b"p", b"title", b"h1", b"h2", b"h3", b"h4", b"h5", b"h6", b"blockquote", b"pre", b"ul", b"ol", b"dl", b"table", b"section",
-    b"article", b"header", b"main", b"figure", b"hr", b"figcaption", b"address",
+    b"p",
+    b"title",
+    b"h1",
+    b"h2",
+    b"h3",
+    b"h4",
+    b"h5",
+    b"h6",
+    b"blockquote",
+    b"pre",
+    b"ul",
+    b"ol",
+    b"dl",
+    b"table",
+    b"section",
+    b"article",
+    b"header",
+    b"main",
+    b"figure",
+    b"hr",
+    b"figcaption",
+    b"address",
 ];
 
 /// Text as it grows. White space and line ends wait until something follows them.

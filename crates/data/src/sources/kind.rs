@@ -66,10 +66,10 @@ pub enum Compression {
 const TEXT: &[&str] = &["txt", "text"];
 const DOCS: &[&str] = &["md", "markdown", "mdx", "rst", "adoc", "org", "tex"];
 const CODE: &[&str] = &[
-    "rs", "c", "h", "cc", "cpp", "cxx", "hpp", "hh", "cu", "cuh", "py", "pyi", "js", "mjs", "ts", "tsx", "jsx", "go", "java",
-    "kt", "scala", "swift", "rb", "php", "pl", "lua", "sh", "bash", "zsh", "fish", "ps1", "sql", "hs", "ml", "mli", "ex",
-    "exs", "erl", "clj", "lisp", "el", "jl", "r", "cs", "fs", "zig", "nim", "d", "dart", "asm", "s", "v", "vhd", "toml", "yaml",
-    "yml", "cmake", "proto", "css", "scss", "nix", "tf",
+    "rs", "c", "h", "cc", "cpp", "cxx", "hpp", "hh", "cu", "cuh", "py", "pyi", "js", "mjs", "ts", "tsx", "jsx", "go",
+    "java", "kt", "scala", "swift", "rb", "php", "pl", "lua", "sh", "bash", "zsh", "fish", "ps1", "sql", "hs", "ml",
+    "mli", "ex", "exs", "erl", "clj", "lisp", "el", "jl", "r", "cs", "fs", "zig", "nim", "d", "dart", "asm", "s", "v",
+    "vhd", "toml", "yaml", "yml", "cmake", "proto", "css", "scss", "nix", "tf",
 ];
 
 /// What a file of this name holds; nothing if the name does not tell.

@@ -197,7 +197,10 @@ impl Source {
             };
             let what = match listing.not_found.is_empty() {
                 true => "there is no text, Markdown, source code, JSONL, Parquet or WARC file in it".into(),
-                false => format!("none of its crates is on this machine ({}): cargo fetch brings them", listing.not_found.len()),
+                false => format!(
+                    "none of its crates is on this machine ({}): cargo fetch brings them",
+                    listing.not_found.len()
+                ),
             };
             return Err(Error::Unsupported { path: place, what });
         }

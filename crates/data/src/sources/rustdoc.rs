@@ -97,7 +97,8 @@ impl Docs {
 
 /// Whether rustdoc takes a code block for Rust.
 fn is_rust(language: &str) -> bool {
-    let rust = ["", "rust", "ignore", "no_run", "should_panic", "compile_fail", "edition2018", "edition2021", "edition2024"];
+    let rust =
+        ["", "rust", "ignore", "no_run", "should_panic", "compile_fail", "edition2018", "edition2021", "edition2024"];
     language.split([',', ' ']).all(|word| rust.contains(&word.trim()))
 }
 

@@ -76,7 +76,10 @@ fn bad_records_are_named_or_counted() {
     fails(desk.collect(&["b.jsonl"], "b", &everything()), &["line 1", "no text called \"text\"", "body, n"]);
     desk.write("c.parquet", parquet(&[Some("x")]));
     let read = ReadOptions { field: "content".into(), ..ReadOptions::default() };
-    fails(desk.collect(&["c.parquet"], "c", &Options { read, ..everything() }), &["c.parquet", "\"content\"", "url, text, n"]);
+    fails(
+        desk.collect(&["c.parquet"], "c", &Options { read, ..everything() }),
+        &["c.parquet", "\"content\"", "url, text, n"],
+    );
 }
 
 #[test]
@@ -85,7 +88,10 @@ fn enormous_lines_and_files_are_counted_and_do_not_fill_memory() {
     let long = format!("{{\"text\": \"{}\"}}\n{{\"text\": \"short\"}}\n", "x".repeat(300_000));
     desk.write("in/a.jsonl", &long);
     desk.write("in/b.rs", "x".repeat(300_000));
-    desk.write("in/c.warc", [record("response", "http://a", &[b' '; 300_000]), record("conversion", "http://b", b"ok")].concat());
+    desk.write(
+        "in/c.warc",
+        [record("response", "http://a", &[b' '; 300_000]), record("conversion", "http://b", b"ok")].concat(),
+    );
     desk.write("in/d.parquet", parquet(&[Some(&"x".repeat(300_000)), Some("fine")]));
     let read = ReadOptions { largest: 100_000, ..ReadOptions::default() };
     let collection = desk.collect(&["in"], "out", &Options { read, ..everything() }).unwrap();

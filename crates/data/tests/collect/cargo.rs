@@ -15,7 +15,10 @@ fn desk() -> Desk {
          [[package]]\nname = \"forked\"\nversion = \"3.0.0\"\nsource = \"git+https://example.org/x\"\n\n\
          [[package]]\nname = \"windows-sys\"\nversion = \"0.1.0\"\nsource = \"registry+https://example.org/index\"\n",
     );
-    desk.write("home/registry/src/index/alpha-1.0.0/src/lib.rs", "//! Alpha is a crate.\n\n/// Does it.\npub fn f() {}\n");
+    desk.write(
+        "home/registry/src/index/alpha-1.0.0/src/lib.rs",
+        "//! Alpha is a crate.\n\n/// Does it.\npub fn f() {}\n",
+    );
     desk.write("home/registry/src/index/alpha-1.0.0/README.md", "# Alpha\n");
     desk.write("home/registry/src/index/alpha-1.0.0/Cargo.toml", "[package]\n");
     desk.write("home/registry/src/index/beta-2.0.0/src/main.rs", "fn main() { let beta = 1; }\n");
@@ -27,7 +30,9 @@ fn desk() -> Desk {
 
 fn sources(desk: &Desk) -> Vec<Source> {
     let cargo = Cargo { lock: desk.path("Cargo.lock"), home: desk.path("home") };
-    [Kind::Code, Kind::Docs].map(|kind| Source { name: kind.name().into(), from: From::Cargo(cargo.clone(), kind) }).to_vec()
+    [Kind::Code, Kind::Docs]
+        .map(|kind| Source { name: kind.name().into(), from: From::Cargo(cargo.clone(), kind) })
+        .to_vec()
 }
 
 #[test]

@@ -25,13 +25,20 @@ fn folders_are_read_in_order_of_their_names() {
 fn json_lines_packed_and_not() {
     let lines = "{\"text\": \"One \\u00e9\", \"id\": 3, \"url\": \"http://x\"}\n\n\
                  {\"lang\": \"de\", \"text\": \"Zwei\", \"meta\": {\"a\": [1]}, \"path\": \"z.txt\"}\r\n{\"text\":\"  \"}";
-    for (name, content) in [("a.jsonl", lines.into()), ("a.jsonl.gz", gzip(lines.as_bytes())), ("a.jsonl.zst", zst(lines.as_bytes()))]
+    for (name, content) in
+        [("a.jsonl", lines.into()), ("a.jsonl.gz", gzip(lines.as_bytes())), ("a.jsonl.zst", zst(lines.as_bytes()))]
     {
         let desk = Desk::new();
         desk.write(name, content);
         let collection = desk.collect(&[name], "out", &everything()).unwrap();
         let found = documents(&collection, "a");
-        let new = |text: &str, path: &str| Document { text: text.into(), source: "a".into(), path: path.into(), url: None, lang: None };
+        let new = |text: &str, path: &str| Document {
+            text: text.into(),
+            source: "a".into(),
+            path: path.into(),
+            url: None,
+            lang: None,
+        };
         let first = Document { url: Some("http://x".into()), ..new("One é", &format!("{name}:1")) };
         let second = Document { lang: Some("de".into()), ..new("Zwei", "z.txt") };
         assert_eq!(found, [first, second]);
@@ -93,7 +100,9 @@ fn web_archives() {
         record("conversion", "http://f/", "plain text of a page".as_bytes()),
     ];
     let members: Vec<u8> = records.iter().flat_map(|record| gzip(record)).collect();
-    for (name, content) in [("a.warc", records.concat()), ("a.warc.gz", members), ("a.warc.zst", zst(&records.concat()))] {
+    for (name, content) in
+        [("a.warc", records.concat()), ("a.warc.gz", members), ("a.warc.zst", zst(&records.concat()))]
+    {
         let desk = Desk::new();
         desk.write(name, content);
         let collection = desk.collect(&[name], "out", &everything()).unwrap();
@@ -107,7 +116,8 @@ fn web_archives() {
 #[test]
 fn long_texts_are_cut_between_paragraphs_and_nothing_is_lost() {
     let desk = Desk::new();
-    let text: String = (0..3000).map(|at| format!("Paragraph {at} é.{}", if at % 3 == 0 { "\n\n" } else { "\n" })).collect();
+    let text: String =
+        (0..3000).map(|at| format!("Paragraph {at} é.{}", if at % 3 == 0 { "\n\n" } else { "\n" })).collect();
     desk.write("a.txt", &text);
     desk.write("a.rs", &text);
     let read = ReadOptions { piece: 5000, ..ReadOptions::default() };

@@ -21,7 +21,10 @@ fn fill(desk: &Desk) {
                     2 => "too short".into(),
                     3 => format!("{}{}", prose(at + 40 * file), "Again and again. ".repeat(30)),
                     4 => format!("{}\r\n", prose(at + 40 * file)),
-                    5 => format!("{} It was the best of times, it was the worst of times, it was the age of it.", prose(at + 40 * file)),
+                    5 => format!(
+                        "{} It was the best of times, it was the worst of times, it was the age of it.",
+                        prose(at + 40 * file)
+                    ),
                     _ => prose(at + 40 * file),
                 };
                 serde_json::json!({ "text": text }).to_string() + "\n"

@@ -86,10 +86,8 @@ fn zst(bytes: &[u8]) -> Vec<u8> {
 
 /// A WARC record.
 fn record(kind: &str, url: &str, block: &[u8]) -> Vec<u8> {
-    let header = format!(
-        "WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\nContent-Length: {}\r\n\r\n",
-        block.len()
-    );
+    let header =
+        format!("WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\nContent-Length: {}\r\n\r\n", block.len());
     [header.as_bytes(), block, b"\r\n\r\n"].concat()
 }
 
