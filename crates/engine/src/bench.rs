@@ -1,8 +1,9 @@
 //! How fast is a model? Prefill and decode, timed on random tokens.
 
-use crate::random::hash;
 use crate::runner::{RunError, Runner};
 use model::Decoder;
+use spec::random::hash;
+use std::hint::black_box;
 use std::time::Instant;
 use tensor::{Device, KvFormat};
 
@@ -82,14 +83,15 @@ pub fn run(
             while runner.logits(plan.parallel - 1).is_none() {
                 runner.step();
             }
-            let mut next: Vec<u32> =
-                (0..plan.parallel).map(|i| (i as u32 * 7 + 1) % decoder.config().vocab_size as u32).collect();
+            // Tokens drawn beforehand: what a random model chooses soon repeats itself, and so would its experts.
+            let drawn: Vec<_> =
+                (0..plan.parallel).map(|i| prompt(decoder, plan.gen_tokens, 1000 * (repeats + repeat) + i)).collect();
             let start = Instant::now();
-            for _ in 0..plan.gen_tokens {
-                next.iter().enumerate().for_each(|(i, &token)| runner.push(i, token));
+            for step in 0..plan.gen_tokens {
+                drawn.iter().enumerate().for_each(|(i, tokens)| runner.push(i, tokens[step]));
                 runner.step();
-                for (i, next) in next.iter_mut().enumerate() {
-                    *next = runner.logits(i).map_or(0, crate::sampling::argmax);
+                for i in 0..plan.parallel {
+                    black_box(runner.logits(i).map(crate::sampling::argmax));
                 }
             }
             decode.push((plan.gen_tokens * plan.parallel) as f64 / start.elapsed().as_secs_f64());

@@ -1,12 +1,13 @@
 //! How is a token made? Stepping sequences, sampling, generating, timing.
 
 pub mod bench;
+pub mod compare;
 pub mod generate;
-pub mod random;
 pub mod runner;
 pub mod sampling;
 pub mod stop;
 
+pub use compare::{LogitError, logit_error};
 pub use generate::{Finish, GenerateError, Generation, Options, complete, generate};
 pub use runner::{RunError, Runner};
 pub use sampling::{InvalidSampling, Sampling};

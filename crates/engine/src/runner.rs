@@ -157,7 +157,7 @@ impl<'m> Runner<'m> {
 }
 
 /// A sequence must begin with a token, hold only tokens that there are, and fit.
-fn check(prompt: &[u32], new: usize, vocab: usize, context: usize) -> Result<(), RunError> {
+pub(crate) fn check(prompt: &[u32], new: usize, vocab: usize, context: usize) -> Result<(), RunError> {
     if prompt.is_empty() {
         return Err(RunError::Empty);
     }

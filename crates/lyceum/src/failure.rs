@@ -1,9 +1,10 @@
 //! How the program ends when it cannot do what was asked.
 
+use crate::output;
 use miette::{Diagnostic, IntoDiagnostic, Report, Result};
 use std::error::Error;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::process::ExitCode;
 
 /// Ends that are not failures of the work itself.
@@ -46,8 +47,7 @@ pub fn report(report: &Report) -> ExitCode {
     if status == 2 {
         text.push_str("help: --help shows what there is, with an example\n");
     }
-    // Nobody is left to tell when standard error is closed too.
-    let _ = io::stderr().write_all(text.as_bytes());
+    output::note(text.trim_end());
     ExitCode::from(status)
 }
 

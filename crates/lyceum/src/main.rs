@@ -7,6 +7,9 @@ mod models;
 mod options;
 mod output;
 mod progress;
+mod replace;
+mod stream;
+mod vocabulary;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -22,11 +25,23 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Bench(commands::bench::Bench),
+    Chat(commands::chat::Chat),
+    Convert(commands::convert::Convert),
+    Eval(commands::eval::Eval),
+    Generate(commands::generate::Generate),
+    Inspect(commands::inspect::Inspect),
+    Tokenizer(commands::tokenizer::Tokens),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Bench(bench) => bench.run(),
+        Command::Chat(chat) => chat.run(),
+        Command::Convert(convert) => convert.run(),
+        Command::Eval(eval) => eval.run(),
+        Command::Generate(generate) => generate.run(),
+        Command::Inspect(inspect) => inspect.run(),
+        Command::Tokenizer(tokenizer) => tokenizer.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

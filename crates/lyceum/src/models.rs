@@ -2,11 +2,15 @@
 
 use crate::options::Compute;
 use crate::progress::Progress;
-use miette::{IntoDiagnostic, Result, miette};
+use crate::vocabulary;
+use miette::{Context, IntoDiagnostic, Result, miette};
+use model::files::Tokens;
 use model::{Checkpoint, Decoder, LoadOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tensor::Device;
+use text::Tokenizer;
 
 /// The model to use: the one given, or the demo.
 pub fn path(given: Option<PathBuf>) -> Result<PathBuf> {
@@ -53,4 +57,40 @@ impl Loaded {
         let decoder = Decoder::load(&checkpoint, &mut device, &options).into_diagnostic()?;
         Ok(Self { checkpoint, decoder, device, took: start.elapsed() })
     }
+}
+
+/// The tokeniser that belongs to a model, if it has one.
+pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>> {
+    let tokenizer = match &checkpoint.tokens {
+        Tokens::Folder(folder) if !folder.join("tokenizer.json").exists() => return Ok(None),
+        Tokens::Folder(folder) => Tokenizer::from_folder(folder),
+        Tokens::Gguf(vocabulary) if vocabulary.tokens.is_empty() => return Ok(None),
+        Tokens::Gguf(vocabulary) => Tokenizer::from_gguf(&vocabulary::from_file(vocabulary)),
+    };
+    let tokenizer = tokenizer.into_diagnostic()?;
+    tokenizer.check_vocabulary(checkpoint.decoder().vocab_size).into_diagnostic()?;
+    Ok(Some(tokenizer))
+}
+
+/// The same where nothing can be done without.
+pub fn need_tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
+    tokenizer(checkpoint)?.ok_or_else(|| {
+        let path = checkpoint.path().display();
+        match &checkpoint.tokens {
+            Tokens::Folder(_) => miette!(
+                help = "put the model's tokenizer.json there, or give token ids (generate --prompt-ids 1,2,3)",
+                "{path} has no tokenizer.json, so text cannot become tokens"
+            ),
+            Tokens::Gguf(_) => miette!(
+                help = "give token ids (generate --prompt-ids 1,2,3)",
+                "{path} holds no tokeniser, so text cannot become tokens"
+            ),
+        }
+    })
+}
+
+/// The text of a file, or of standard input where the path is `-`.
+pub fn read_text(path: &Path) -> Result<String> {
+    let text = if path == Path::new("-") { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(path) };
+    text.into_diagnostic().wrap_err_with(|| format!("cannot read {}", path.display()))
 }

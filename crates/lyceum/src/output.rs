@@ -3,7 +3,7 @@
 use crate::failure::written;
 use miette::Result;
 use serde_json::Value;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// Writes text as it is, at once.
 pub fn print(text: &str) -> Result<()> {
@@ -16,9 +16,23 @@ pub fn line(text: &str) -> Result<()> {
     print(&format!("{text}\n"))
 }
 
-/// Writes one JSON value.
+/// Writes what a model said. A terminal gets no control characters but line ends and tabs: they could move its cursor.
+pub fn said(text: &str) -> Result<()> {
+    let harmless = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    if !io::stdout().is_terminal() || text.chars().all(harmless) {
+        return print(text);
+    }
+    print(&text.chars().map(|c| if harmless(c) { c } else { char::REPLACEMENT_CHARACTER }).collect::<String>())
+}
+
+/// Says something on standard error, if anybody is there.
+pub fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Writes one JSON value on a line of its own.
 pub fn json(value: &Value) -> Result<()> {
-    line(&format!("{value:#}"))
+    line(&value.to_string())
 }
 
 /// A table whose first column is what a line is about: `rows` of (title, text).

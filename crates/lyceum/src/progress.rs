@@ -1,6 +1,7 @@
 //! Progress on standard error, with rate and time left, where somebody watches.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use std::fmt::Write;
 use std::io::{IsTerminal, stderr};
 
 /// A bar that disappears when it is dropped. Where standard error is no terminal there is none.
@@ -9,7 +10,7 @@ pub struct Progress(ProgressBar);
 impl Progress {
     /// Counts things.
     pub fn items(what: &'static str) -> Self {
-        Self::new(what, "{msg} {wide_bar} {pos}/{len}, {per_sec}, {eta} left")
+        Self::new(what, "{msg} {wide_bar} {pos}/{len}, {rate}/s, {eta} left")
     }
 
     /// Counts bytes.
@@ -23,7 +24,7 @@ impl Progress {
         }
         let bar = ProgressBar::new(0).with_message(what);
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+            bar.set_style(style.with_key("rate", rate));
         }
         Self(bar)
     }
@@ -39,4 +40,9 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
+}
+
+fn rate(state: &ProgressState, out: &mut dyn Write) {
+    // A bar that cannot be drawn is no reason to stop.
+    let _ = write!(out, "{:.1}", state.per_sec());
 }

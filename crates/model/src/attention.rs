@@ -24,6 +24,26 @@ impl Attention {
         self.qkv.bytes() + self.output.bytes()
     }
 
+    /// What happens to queries and keys between projection and attention.
+    pub(crate) fn transform<'a>(&'a self, decoder: &'a Decoder) -> QkTransform<'a> {
+        QkTransform {
+            heads: decoder.config.heads,
+            norms: self.qk_norms.as_ref().map(|(q, k)| (q.as_slice(), k.as_slice(), decoder.config.norm_eps)),
+            rope: decoder.rope.as_ref(),
+        }
+    }
+
+    /// The shape and extras of this attention.
+    pub(crate) fn spec(&self, heads: usize) -> AttentionSpec<'_> {
+        AttentionSpec {
+            heads,
+            scale: self.scale,
+            window: self.window,
+            sinks: self.sinks.as_deref(),
+            alibi_slopes: self.alibi_slopes.as_deref(),
+        }
+    }
+
     /// `residual += output(attention(normed))`, keys and values stored on the way.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn forward(
@@ -39,19 +59,8 @@ impl Attention {
         let Workspace { residual, normed, qkv, attended, .. } = workspace;
         let config = &decoder.config;
         device.matmul(&self.qkv, normed, rows, self.qkv_bias.as_deref(), false, qkv);
-        let transform = QkTransform {
-            heads: config.heads,
-            norms: self.qk_norms.as_ref().map(|(q, k)| (q.as_slice(), k.as_slice(), config.norm_eps)),
-            rope: decoder.rope.as_ref(),
-        };
-        device.store_kv(cache, layer, &transform, chunks, qkv);
-        let spec = AttentionSpec {
-            heads: config.heads,
-            scale: self.scale,
-            window: self.window,
-            sinks: self.sinks.as_deref(),
-            alibi_slopes: self.alibi_slopes.as_deref(),
-        };
+        device.store_kv(cache, layer, &self.transform(decoder), chunks, qkv);
+        let spec = self.spec(config.heads);
         device.attention(cache, layer, &spec, chunks, qkv, attended);
         // With tensor parallelism each rank adds its heads' part: the sum over ranks comes before the residual.
         device.matmul(&self.output, attended, rows, self.output_bias.as_deref(), true, residual);

@@ -5,6 +5,7 @@ pub mod decoder;
 mod ffn;
 pub mod files;
 pub mod load;
+pub mod training;
 
 pub use decoder::{Batch, Decoder, Workspace};
 pub use files::Checkpoint;

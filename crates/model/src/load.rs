@@ -3,17 +3,16 @@
 use crate::attention::Attention;
 use crate::decoder::{Decoder, Layer};
 use crate::ffn::{FeedForward, Router};
-use crate::files::{Checkpoint, FileError, StoredMatrix};
+use crate::files::{Checkpoint, FileError, StoredMatrix, check_finite};
 use comm::Parallel;
 use spec::{Activation, DecoderConfig, DenseFfn, ExpertFfn, Ffn, ParameterId, Position, Role};
-use tensor::{
-    Device, Expert, Format, Gating, Interleaved, Matrix, MatrixSource, PackError, RopeTable, RouterKind, Stacked,
-};
+use tensor::{Device, Expert, Format, Gating, Interleaved, Matrix, MatrixSource, RopeTable, RouterKind, Stacked};
 
 /// How to load.
 #[derive(Clone, Copy, Default)]
 pub struct LoadOptions<'a> {
-    /// Format of the weight matrices; `None`: as stored. Embedding, router and norms keep their own precision.
+    /// Format of the weight matrices; `None`: as stored. Router and norms are f32 always; the embedding keeps its own precision
+    /// unless it is the head too or f32 is asked for.
     pub weights: Option<Format>,
     /// Positions to serve; `None`: all the model was made for.
     pub context: Option<usize>,
@@ -27,14 +26,6 @@ pub enum LoadError {
     /// The files.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A weight that is not a number.
-    #[error("{name}: row {row} holds NaN or infinity; the file is damaged or the training diverged")]
-    NotFinite {
-        /// The tensor.
-        name: String,
-        /// Its first such row.
-        row: usize,
-    },
     /// A context of no positions, or of more than memory can address.
     #[error("cannot serve a context of {context} positions: it must be between 1 and {most}")]
     Context {
@@ -68,8 +59,7 @@ impl Decoder {
         };
         let total = config.layers.iter().map(|l| 2 + matrices(&l.ffn)).sum::<usize>() + 2;
         let mut loader = Loader { checkpoint, device, options, config: &config, packed: 0, total };
-        let tied_format = options.weights.filter(|_| config.tie_embeddings);
-        let embedding = loader.matrix(ParameterId::global(Role::Embedding), tied_format)?;
+        let embedding = loader.embedding()?;
         let layers = (0..config.layers.len()).map(|i| loader.layer(i)).collect::<Result<_, _>>()?;
         let final_norm = loader.vector(ParameterId::global(Role::FinalNorm))?;
         let head = match config.tie_embeddings {
@@ -99,19 +89,11 @@ struct Loader<'a, 'd> {
 
 impl Loader<'_, '_> {
     fn vector(&self, id: ParameterId) -> Result<Vec<f32>, LoadError> {
-        let values = self.checkpoint.vector(id)?;
-        match values.iter().position(|v| !v.is_finite()) {
-            None => Ok(values),
-            Some(row) => Err(LoadError::NotFinite { name: self.name(id), row }),
-        }
+        Ok(self.checkpoint.vector(id)?)
     }
 
     fn optional_vector(&self, present: bool, id: ParameterId) -> Result<Option<Vec<f32>>, LoadError> {
         present.then(|| self.vector(id)).transpose()
-    }
-
-    fn name(&self, id: ParameterId) -> String {
-        self.checkpoint.table.get(id).map_or_else(|| format!("{id:?}"), |p| self.checkpoint.name(p))
     }
 
     /// Packs what `join` makes of the parameters' matrices, and lets go of the file's pages.
@@ -126,7 +108,8 @@ impl Loader<'_, '_> {
         let sources: Vec<&dyn MatrixSource> = stored.iter().map(|s| s as &dyn MatrixSource).collect();
         let mut packed = None;
         join(&sources, &mut |source| {
-            packed = Some(Matrix::pack(self.device, source, format.unwrap_or_else(|| source.format())));
+            let format = format.unwrap_or_else(|| source.format());
+            packed = Some(Matrix::pack(self.device, source, format).map_err(|_| not_held(&stored, format)));
         });
         stored.iter().for_each(StoredMatrix::release);
         self.packed += 1;
@@ -134,14 +117,23 @@ impl Loader<'_, '_> {
             progress(self.packed, self.total);
         }
         match packed {
-            Some(Ok(matrix)) => Ok(matrix),
-            Some(Err(PackError::NotFinite { row })) => Err(LoadError::NotFinite { name: self.name(ids[0]), row }),
+            Some(packed) => Ok(packed?),
             None => unreachable!("every join packs once"),
         }
     }
 
     fn matrix(&mut self, id: ParameterId, format: Option<Format>) -> Result<Matrix, LoadError> {
         self.pack(&[id], format, |sources, pack| pack(sources[0]))
+    }
+
+    /// In its own precision, unless it is the head too or f32 is asked for. No format here holds K-quants as they are; those follow the other
+    /// matrices where these are floats, and are int8 otherwise.
+    fn embedding(&mut self) -> Result<Matrix, LoadError> {
+        let id = ParameterId::global(Role::Embedding);
+        let exact = self.checkpoint.matrix(id)?.is_exact();
+        let float = |format: &Format| matches!(format, Format::F32 | Format::F16 | Format::Bf16);
+        let follows = |format: &Format| self.config.tie_embeddings || *format == Format::F32 || !exact && float(format);
+        self.matrix(id, self.options.weights.filter(follows))
     }
 
     fn layer(&mut self, layer: usize) -> Result<Layer, LoadError> {
@@ -223,6 +215,24 @@ impl Loader<'_, '_> {
             down_bias: self.optional_vector(ffn.bias, id(Role::DownBias))?,
         })
     }
+}
+
+/// Which weight could not be packed: the first that is no finite number, else the largest, which is too large for the format.
+fn not_held(matrices: &[StoredMatrix<'_>], format: Format) -> FileError {
+    let mut largest = ("", 0f32);
+    let mut values = Vec::new();
+    for matrix in matrices {
+        values.resize(matrix.cols(), 0.0);
+        for row in 0..matrix.rows() {
+            matrix.read_f32(row, &mut values);
+            if let Err(error) = check_finite(matrix.name(), row, &values) {
+                return error;
+            }
+            let candidates = values.iter().map(|&value| (matrix.name(), value));
+            largest = candidates.fold(largest, |a, b| if b.1.abs() > a.1.abs() { b } else { a });
+        }
+    }
+    FileError::OutOfRange { name: largest.0.to_owned(), value: largest.1, format: format.name() }
 }
 
 /// Biases in the order of [`Interleaved`]'s rows.

@@ -20,7 +20,8 @@ pub struct LayerCount {
 pub struct ParameterCount {
     /// All of them; tied embeddings count once.
     pub total: u64,
-    /// Those one token uses: every layer with `top_k` of its experts, embedding and head in full.
+    /// Those one token computes with: every layer with `top_k` of its experts, the final norm and the head (when tied, the
+    /// embedding in its place). Looking up a row of the embedding is no computation.
     pub active: u64,
     /// `vocab * hidden`.
     pub embedding: u64,
@@ -40,7 +41,7 @@ impl DecoderConfig {
         let sum = |f: fn(&LayerCount) -> u64| layers.iter().map(f).sum::<u64>();
         ParameterCount {
             total: outside + sum(|l| l.attention + l.ffn),
-            active: outside + sum(|l| l.attention + l.ffn_active),
+            active: embedding + self.hidden_size as u64 + sum(|l| l.attention + l.ffn_active),
             embedding,
             head,
             layers,

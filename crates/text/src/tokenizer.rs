@@ -1,13 +1,15 @@
 //! The tokeniser: where it comes from, and what may be asked of it.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::path::Path;
+
+use sha2::{Digest, Sha256};
 
 use crate::chat::{ChatTemplate, RenderedPrompt, TemplateSources};
 use crate::decoder::{DecodeOptions, Decoder};
 use crate::document::{AddedToken, Document};
 use crate::error::{Error, Result};
+use crate::markers::Allowed;
 use crate::pieces::{ByteAlphabet, Spelling};
 use crate::pipeline::Pipeline;
 use crate::roles::{Roles, Settings};
@@ -108,6 +110,15 @@ impl Tokenizer {
         }
     }
 
+    /// What identifies the ids that texts get: SHA-256 of all that decides them, in hexadecimal. Roles, chat
+    /// templates and what is put around a whole text are left out.
+    pub fn fingerprint(&self) -> Result<String> {
+        let document = self.document()?;
+        let parts = (&document.added_tokens, &document.normalizer, &document.pre_tokenizer, &document.model);
+        let json = serde_json::to_vec(&parts).map_err(|source| Error::Json { part: "the tokenizer", source })?;
+        Ok(Sha256::digest(&json).iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// One past the highest id. (Ids below it may be unused.)
     pub fn vocab_size(&self) -> usize {
         self.tokens.len()
@@ -125,7 +136,7 @@ impl Tokenizer {
 
     /// The ids of a text that a person wrote: special tokens in it are read as plain characters.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_where(text, &|_| false)
+        self.encode_where(text, None)
     }
 
     /// [`Self::encode`] with the tokens that the model expects around a whole text (often [`Self::bos`]).
@@ -137,16 +148,16 @@ impl Tokenizer {
     ///
     /// For prompts whose author is the program's user. Never for what came in through a chat.
     pub fn encode_with_markers(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_where(text, &|_| true)
+        self.encode_where(text, Some(&|_| true))
     }
 
     /// The ids of a rendered chat: special tokens that the template wrote are recognised, those that a message
     /// spells are plain characters.
     pub fn encode_prompt(&self, prompt: &RenderedPrompt) -> Result<Vec<u32>> {
-        self.encode_where(prompt.text(), &|range| prompt.is_trusted(range))
+        self.encode_where(prompt.text(), Some(&|range| prompt.is_trusted(range)))
     }
 
-    fn encode_where(&self, text: &str, allowed: &dyn Fn(Range<usize>) -> bool) -> Result<Vec<u32>> {
+    fn encode_where(&self, text: &str, allowed: Allowed) -> Result<Vec<u32>> {
         match &self.model {
             Model::Bpe(pipeline) => pipeline.encode(text, allowed),
             Model::Spm(spm) => Ok(spm.encode(text, allowed)),

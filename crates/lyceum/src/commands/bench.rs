@@ -11,6 +11,8 @@ use miette::{IntoDiagnostic, Result};
 use serde_json::{Map, Value, json};
 use spec::DecoderConfig;
 use std::path::PathBuf;
+use tensor::Device;
+use tensor::machine::{self, Limits};
 
 /// Measure how fast a model reads a prompt (prefill) and writes tokens (decode)
 #[derive(Args)]
@@ -18,6 +20,10 @@ use std::path::PathBuf;
 pub struct Bench {
     /// Model: a folder with safetensors or a .gguf file; the demo if not given
     model: Option<PathBuf>,
+
+    /// Measure the limits of the machine too; without MODEL, only them
+    #[arg(long)]
+    machine: bool,
 
     /// Tokens of the prompt whose prefill is timed; 0 to time none
     #[arg(long, value_name = "N", default_value_t = 512)]
@@ -50,6 +56,9 @@ pub struct Bench {
 impl Bench {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
+        if self.machine && self.model.is_none() {
+            return self.machine_alone();
+        }
         let path = models::path(self.model.clone())?;
         let plan = self.plan()?;
         let longest = plan.prompt_tokens.max(plan.context.saturating_add(plan.gen_tokens).saturating_add(1));
@@ -59,8 +68,20 @@ impl Bench {
         let progress = |done, total| bar.set(done as u64, total as u64);
         let report = engine::bench::run(&loaded.decoder, &mut loaded.device, &plan, &progress).into_diagnostic()?;
         drop(bar);
-        let figures = Figures::of(&loaded, &plan, &report);
+        let peak = memory::peak();
+        let limits = self.machine.then(|| machine::measure(&mut loaded.device));
+        let figures = Figures::of(&loaded, &plan, &report, peak, limits);
         if self.json { output::json(&figures.json()) } else { output::facts(&figures.text()) }
+    }
+
+    fn machine_alone(&self) -> Result<()> {
+        let mut device = self.compute.device();
+        let limits = machine::measure(&mut device);
+        if self.json {
+            output::json(&limits_json(&limits, &device))
+        } else {
+            output::facts(&limits_text(&limits, &device))
+        }
     }
 
     fn plan(&self) -> Result<Plan> {
@@ -86,10 +107,13 @@ struct Figures<'a> {
     prefill_gflops: Option<f64>,
     /// Bytes of weights that decoding reads per second. Several sequences share reads: no figure.
     decode_gb_s: Option<f64>,
+    /// Of memory, before the machine was measured.
+    peak: Option<u64>,
+    limits: Option<Limits>,
 }
 
 impl<'a> Figures<'a> {
-    fn of(loaded: &'a Loaded, plan: &'a Plan, report: &'a Report) -> Self {
+    fn of(loaded: &'a Loaded, plan: &'a Plan, report: &'a Report, peak: Option<u64>, limits: Option<Limits>) -> Self {
         let prompt_flops = prefill_flops(loaded.decoder.config(), plan.prompt_tokens);
         let flops_per_token = prompt_flops as f64 / plan.prompt_tokens.max(1) as f64;
         let active = loaded.decoder.active_weight_bytes() as f64;
@@ -99,6 +123,8 @@ impl<'a> Figures<'a> {
             report,
             prefill_gflops: report.prefill.map(|rate| rate.median * flops_per_token / 1e9),
             decode_gb_s: report.decode.filter(|_| plan.parallel == 1).map(|rate| rate.median * active / 1e9),
+            peak,
+            limits,
         }
     }
 
@@ -112,7 +138,7 @@ impl<'a> Figures<'a> {
             "prefill_gflops": self.prefill_gflops,
             "decode_gb_s": self.decode_gb_s,
             "load_s": loaded.took.as_secs_f64(),
-            "peak_rss_bytes": memory::peak(),
+            "peak_rss_bytes": self.peak,
             "weight_bytes": loaded.decoder.weight_bytes(),
             "active_weight_bytes": loaded.decoder.active_weight_bytes(),
             "parameters": parameters.total,
@@ -128,6 +154,9 @@ impl<'a> Figures<'a> {
         });
         if let Value::Object(rest) = rest {
             object.extend(rest);
+        }
+        if let Some(limits) = &self.limits {
+            object.insert("machine".into(), limits_json(limits, &loaded.device));
         }
         object.into()
     }
@@ -154,7 +183,7 @@ impl<'a> Figures<'a> {
                     loaded.took.as_secs_f64()
                 ),
             ),
-            ("Threads".into(), format!("{} ({})", loaded.device.threads(), loaded.device.level().name())),
+            threads(&loaded.device),
         ];
         if let (Some(rate), Some(gflops)) = (self.report.prefill, self.prefill_gflops) {
             let title = format!("Prefill of {}", plan.prompt_tokens);
@@ -165,8 +194,11 @@ impl<'a> Figures<'a> {
             let reads = self.decode_gb_s.map_or_else(String::new, |gb| format!(", {gb:.1} GB/s of weights"));
             rows.push((title, spread(rate) + &reads));
         }
-        if let Some(peak) = memory::peak() {
+        if let Some(peak) = self.peak {
             rows.push(("Peak memory".into(), output::bytes(peak)));
+        }
+        if let Some(limits) = &self.limits {
+            rows.extend(limits_text(limits, &loaded.device).into_iter().skip(1));
         }
         rows
     }
@@ -188,4 +220,29 @@ fn rates(key: &str, rate: Option<Rate>) -> [(String, Value); 3] {
 
 fn spread(rate: Rate) -> String {
     format!("{:.1} tokens/s ({:.1} to {:.1})", rate.median, rate.min, rate.max)
+}
+
+fn threads(device: &Device) -> (String, String) {
+    ("Threads".into(), format!("{} ({})", device.threads(), device.level().name()))
+}
+
+fn limits_json(limits: &Limits, device: &Device) -> Value {
+    json!({
+        "fma_gflops": limits.fma_gflops,
+        "int8_gops": limits.int8_gops,
+        "read_gb_s": limits.read_gb_s,
+        "read_gb_s_median": limits.read_gb_s_median,
+        "threads": device.threads(),
+        "instructions": device.level().name(),
+    })
+}
+
+fn limits_text(limits: &Limits, device: &Device) -> Vec<(String, String)> {
+    let read = format!("{:.1} GB/s, median {:.1}", limits.read_gb_s, limits.read_gb_s_median);
+    vec![
+        threads(device),
+        ("Limit of f32".into(), format!("{:.1} GFLOP/s", limits.fma_gflops)),
+        ("Limit of int8".into(), format!("{:.1} GOP/s", limits.int8_gops)),
+        ("Limit of reading".into(), read),
+    ]
 }

@@ -1,3 +1,9 @@
 //! One file per command: parse, call the crates, print.
 
 pub mod bench;
+pub mod chat;
+pub mod convert;
+pub mod eval;
+pub mod generate;
+pub mod inspect;
+pub mod tokenizer;

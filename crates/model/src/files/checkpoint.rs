@@ -20,6 +20,19 @@ pub struct Checkpoint {
     store: TensorStore,
 }
 
+/// A tensor as it lies in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo<'a> {
+    /// Its name there.
+    pub name: &'a str,
+    /// The format's own word for its type.
+    pub type_name: &'a str,
+    /// Outermost dimension first.
+    pub shape: &'a [usize],
+    /// Its size.
+    pub bytes: u64,
+}
+
 /// Where a checkpoint's tokeniser is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tokens {
@@ -75,6 +88,13 @@ impl Checkpoint {
     /// Bytes of all its tensors as stored.
     pub fn stored_bytes(&self) -> u64 {
         self.store.total_bytes()
+    }
+
+    /// Every tensor of the files, by name.
+    pub fn tensors(&self) -> Vec<TensorInfo<'_>> {
+        let mut tensors: Vec<_> = self.store.iter().collect();
+        tensors.sort_unstable_by_key(|tensor| tensor.name);
+        tensors
     }
 
     /// A matrix, to be read row by row. Its values are not checked: [`check_finite`] does.

@@ -7,6 +7,9 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
+/// What a page fault may bring in around the page that was touched (Linux's `fault_around_bytes`).
+const FAULT_AROUND: usize = 64 << 10;
+
 /// A file mapped read-only.
 pub(super) struct MappedFile {
     map: Mmap,
@@ -27,16 +30,18 @@ impl MappedFile {
         &self.map
     }
 
-    /// Drops the resident pages of a range. A later read brings them back from the file.
+    /// Drops the resident pages of a range and those that came in around it. A later read brings them back from the file.
     pub(super) fn release(&self, range: &Range<usize>) {
         if range.is_empty() || range.end > self.map.len() {
             return;
         }
+        let start = range.start / FAULT_AROUND * FAULT_AROUND;
+        let end = range.end.next_multiple_of(FAULT_AROUND).min(self.map.len());
         #[cfg(unix)]
         // SAFETY: MADV_DONTNEED on a read-only mapping of a file loses no data: the next access faults the
         // same bytes in again, so slices into the map stay valid.
         let advised =
-            unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+            unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
         // A hint that was not taken costs memory, not correctness.
         #[cfg(unix)]
         drop(advised);

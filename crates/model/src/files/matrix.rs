@@ -34,6 +34,15 @@ impl StoredMatrix<'_> {
         &self.name
     }
 
+    /// Whether [`MatrixSource::format`] holds the values without loss: all but the K-quants of GGUF.
+    pub fn is_exact(&self) -> bool {
+        let encoding = match &self.data {
+            Data::Rows { encoding, .. } | Data::Columns { encoding, .. } => *encoding,
+            Data::Codes { .. } => return true,
+        };
+        !matches!(encoding, Encoding::Q4K | Encoding::Q5K | Encoding::Q6K)
+    }
+
     /// Drops the file's pages that reading has brought into memory. They come back when read again.
     pub fn release(&self) {
         match &self.data {

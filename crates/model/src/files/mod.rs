@@ -14,7 +14,7 @@ mod placement;
 mod safetensors;
 mod tensors;
 
-pub use checkpoint::{Checkpoint, Tokens};
+pub use checkpoint::{Checkpoint, TensorInfo, Tokens};
 pub use gguf::{GgufWeights, Vocabulary, write_gguf};
 pub use matrix::StoredMatrix;
 pub use safetensors::{Weights, write_safetensors};

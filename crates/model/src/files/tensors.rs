@@ -1,6 +1,7 @@
 //! The tensors of a checkpoint's files, whatever their format: type, shape and place.
 
 use super::FileError;
+use super::checkpoint::TensorInfo;
 use super::mapped::{Bytes, MappedFile};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -94,6 +95,15 @@ impl TensorStore {
 
     pub(super) fn get(&self, name: &str) -> Option<&StoredTensor> {
         self.tensors.get(name)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = TensorInfo<'_>> {
+        self.tensors.iter().map(|(name, tensor)| TensorInfo {
+            name,
+            type_name: &tensor.type_name,
+            shape: &tensor.shape,
+            bytes: tensor.range.len() as u64,
+        })
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {

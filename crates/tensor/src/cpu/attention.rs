@@ -83,11 +83,11 @@ struct SoftmaxRow<'a> {
     out: &'a mut [f32],
 }
 
-/// -inf x 32, 0 x 32, -inf x 32: windows onto it mask the offsets before and after what is visible.
-static MASK: [f32; 96] = {
-    let mut mask = [f32::NEG_INFINITY; 96];
-    let mut i = 32;
-    while i < 64 {
+/// A block of -inf, one of zeros, one of -inf: windows onto it mask the offsets before and after what is visible.
+static MASK: [f32; 3 * KV_BLOCK] = {
+    let mut mask = [f32::NEG_INFINITY; 3 * KV_BLOCK];
+    let mut i = KV_BLOCK;
+    while i < 2 * KV_BLOCK {
         mask[i] = 0.0;
         i += 1;
     }
@@ -102,7 +102,7 @@ impl Kernel for SoftmaxRow<'_> {
         assert!(self.scores.len() == KV_BLOCK && self.out.len().is_multiple_of(8));
         let (first, last) = self.visible;
         assert!(first < KV_BLOCK && last < KV_BLOCK);
-        // SAFETY: the slices were just checked; `MASK` has 96 elements and windows of 32 start at most at 64; scales, where there are any, are 64 f32.
+        // SAFETY: the slices were just checked; `MASK` has three blocks and windows of one start at most at the last; scales, where there are any, are two blocks of f32.
         unsafe {
             let scores = self.scores.as_mut_ptr();
             let k_scales = (!self.scales.is_empty()).then(|| self.scales.as_ptr().cast::<f32>());
@@ -187,10 +187,13 @@ impl Group<'_> {
         }
         let mut states = [RowState { max: f32::NEG_INFINITY, sums: [0.0; 8] }; GROUP_ROWS];
         let last = self.position(self.rows - 1) / KV_BLOCK;
+        let view = |block: usize| self.cache.block(self.layer, self.chunk.block_table[block] as usize, self.kv_head);
         for block in self.first_visible(0) / KV_BLOCK..=last {
-            let view = self.cache.block(self.layer, self.chunk.block_table[block] as usize, self.kv_head);
+            let (view, next) = (view(block), view(last.min(block + 1)));
             for_each_tile(self.rows, TILE_ROWS, |r, size| {
-                let tile = Tile { group: self, level, block, view: &view, r, queries, dims };
+                // The first rows that read a block ask for the next one.
+                let ahead = if r == 0 { next.k.as_ptr().addr().wrapping_sub(view.k.as_ptr().addr()) } else { 0 };
+                let tile = Tile { group: self, level, block, view: &view, ahead, r, queries, dims };
                 let (states, acc) = (&mut states[r..r + size], &mut acc[r * dims..(r + size) * dims]);
                 match size {
                     1 => tile.run::<W, 1>(scores, states, acc),
@@ -231,6 +234,8 @@ struct Tile<'a> {
     level: Level,
     block: usize,
     view: &'a BlockView<'a>,
+    /// How far ahead of this block, around the end of the address space, the next one is; 0 if nothing is to be prefetched.
+    ahead: usize,
     /// First row of the tile in the group.
     r: usize,
     queries: &'a [f32],
@@ -297,7 +302,7 @@ impl Tile<'_> {
             x,
             out: out.as_mut_ptr(),
             ld,
-            ahead: 0,
+            ahead: self.ahead,
         };
         // SAFETY: panel and output were just checked; `k` is a multiple of 16; the level was detected.
         unsafe { isa::run(self.level, tile) };

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::Device;
+use super::backward::experts::ExpertSaves;
 use super::isa::{self, Isa, Kernel, Level, exp};
 use super::matmul::{Input, Rows, compute, panels_per_unit};
 use super::matrix::{BLOCK, Matrix, PANEL};
@@ -76,7 +77,7 @@ impl Dispatch {
         }
     }
 
-    fn entries(&self, expert: usize) -> Range<usize> {
+    pub(crate) fn entries(&self, expert: usize) -> Range<usize> {
         self.offsets[expert]..self.offsets[expert + 1]
     }
 }
@@ -174,6 +175,9 @@ fn cut(experts: &[Expert], dispatch: &Dispatch, workers: usize, matrix: impl Fn(
     work
 }
 
+/// Takes (entry, first hidden column), a part of that entry's row in panels of 16 taking turns, and the biases to add.
+type Put<'a> = dyn Fn((usize, usize), &[f32], Option<&[f32]>) + Sync + 'a;
+
 impl Device {
     /// `out[slot] = down(act(gate(x[row]), up(x[row])))` for every entry of `dispatch`; all experts have the same shape. `out` has a row per slot.
     pub fn expert_ffn(
@@ -185,26 +189,63 @@ impl Device {
         out: &mut Tensor,
     ) {
         let Some(first) = experts.first() else { return };
-        let entries = dispatch.rows.len();
-        let ffn = first.down.cols();
-        let mut blocks = std::mem::take(&mut self.activations);
-        let mut hidden_blocks = std::mem::take(&mut self.hidden_blocks);
-        if self.hidden.rows() < entries || self.hidden.cols() != ffn {
-            self.hidden = Tensor::zeros(entries.next_power_of_two(), ffn);
+        let (level, entries, ffn) = (self.level, dispatch.rows.len(), first.down.cols());
+        if first.down.format.multiplies_integers() {
+            let mut blocks = std::mem::take(&mut self.hidden_blocks);
+            let per_row = ffn.next_multiple_of(Tensor::PAD) / BLOCK;
+            blocks.resize(entries * per_row, ActivationBlock::ZERO);
+            let shared = SharedBlocks { start: blocks.as_mut_ptr(), len: blocks.len() };
+            self.gate_up(experts, dispatch, x, &|(entry, from), gate_up, bias| {
+                Activated { level, gating, entry, from, ffn }.quantised(gate_up, bias, shared, per_row);
+            });
+            self.down(experts, dispatch, Input::Int(&blocks, per_row), out);
+            self.hidden_blocks = blocks;
+        } else {
+            let mut hidden = std::mem::replace(&mut self.hidden, Tensor::zeros(0, 0));
+            if hidden.rows() < entries || hidden.cols() != ffn {
+                hidden = Tensor::zeros(entries.next_power_of_two(), ffn);
+            }
+            let shared = hidden.shared();
+            self.gate_up(experts, dispatch, x, &|(entry, from), gate_up, bias| {
+                Activated { level, gating, entry, from, ffn }.plain(gate_up, bias, shared);
+            });
+            self.down(experts, dispatch, Input::Float(&hidden), out);
+            self.hidden = hidden;
         }
-        let mut hidden = std::mem::replace(&mut self.hidden, Tensor::zeros(0, 0));
+    }
 
+    /// [`Device::expert_ffn`] of f32 weights, keeping what its gradient needs.
+    pub fn expert_ffn_saving(
+        &mut self,
+        experts: &[Expert],
+        gating: Gating,
+        dispatch: &Dispatch,
+        x: &Tensor,
+        saves: &mut ExpertSaves,
+        out: &mut Tensor,
+    ) {
+        let Some(first) = experts.first() else { return };
+        let (level, ffn) = (self.level, first.down.cols());
+        let (pre, hidden) = (saves.gate_up.shared(), saves.hidden.shared());
+        self.gate_up(experts, dispatch, x, &|(entry, from), gate_up, bias| {
+            // SAFETY: units have different entries or columns.
+            let pre = unsafe { pre.part(entry, 2 * from, gate_up.len()) };
+            pre.copy_from_slice(gate_up);
+            if let Some(bias) = bias {
+                pre.iter_mut().zip(bias).for_each(|(p, b)| *p += b);
+            }
+            Activated { level, gating, entry, from, ffn }.plain(gate_up, bias, hidden);
+        });
+        self.down(experts, dispatch, Input::Float(&saves.hidden), out);
+    }
+
+    /// Gate and up of every entry, each part handed to `put`.
+    fn gate_up(&mut self, experts: &[Expert], dispatch: &Dispatch, x: &Tensor, put: &Put<'_>) {
+        let mut blocks = std::mem::take(&mut self.activations);
         let rows = dispatch.rows.iter().max().map_or(0, |&r| r as usize + 1);
-        let input = self.input(first.gate_up.format, x, rows, &mut blocks);
-        let integer = first.down.format.multiplies_integers();
-        let per_row = hidden.stride() / BLOCK;
-        if integer {
-            hidden_blocks.resize(entries * per_row, ActivationBlock::ZERO);
-        }
-        let shared_blocks = SharedBlocks { start: hidden_blocks.as_mut_ptr(), len: hidden_blocks.len() };
+        let input = self.input(experts[0].gate_up.format, x, rows, &mut blocks);
         let work = cut(experts, dispatch, self.pool.threads(), |e| &e.gate_up);
         let (level, scratch) = (self.level, &self.scratch);
-        let shared = hidden.shared();
         self.pool.for_each(work.len(), &|unit, worker| {
             let Ok(mut scratch) = scratch[worker].lock() else {
                 return;
@@ -215,19 +256,18 @@ impl Device {
             let ld = panels.len() * PANEL;
             let result = compute(level, &mut scratch, &expert.gate_up, panels.clone(), input, rows);
             let bias = expert.gate_up_bias.as_ref().map(|b| &b[panels.start * PANEL..panels.end * PANEL]);
-            for (i, gate_up) in result.chunks_exact_mut(ld).enumerate() {
-                let to = Activated { level, gating, entry: entries.start + i, from: panels.start / 2 * PANEL, ffn };
-                if integer {
-                    to.quantised(gate_up, bias, shared_blocks, per_row);
-                } else {
-                    to.plain(gate_up, bias, shared);
-                }
+            for (i, gate_up) in result.chunks_exact(ld).enumerate() {
+                let from = panels.start / 2 * PANEL;
+                put((entries.start + i, from), gate_up, bias);
             }
         });
+        self.activations = blocks;
+    }
 
-        let input = if integer { Input::Int(&hidden_blocks, per_row) } else { Input::Float(&hidden) };
+    /// The down projection of every entry, to the row of its slot.
+    fn down(&mut self, experts: &[Expert], dispatch: &Dispatch, input: Input<'_>, out: &mut Tensor) {
         let work = cut(experts, dispatch, self.pool.threads(), |e| &e.down);
-        let scratch = &self.scratch;
+        let (level, scratch) = (self.level, &self.scratch);
         let shared = out.shared();
         self.pool.for_each(work.len(), &|unit, worker| {
             let Ok(mut scratch) = scratch[worker].lock() else {
@@ -249,9 +289,6 @@ impl Device {
                 }
             }
         });
-        self.activations = blocks;
-        self.hidden_blocks = hidden_blocks;
-        self.hidden = hidden;
     }
 
     /// `out[r] += sum over choices j of weight[r, j] * y[r * top_k + j]`, choices best first.

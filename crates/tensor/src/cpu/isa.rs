@@ -39,6 +39,8 @@ pub trait Isa: Copy {
     unsafe fn load_bf16(p: *const u8) -> Self::F;
 
     unsafe fn load_i(p: *const u8) -> Self::I;
+    /// The same, never merged with an earlier load of these bytes: where a second load is cheaper than a register. `p` must be aligned.
+    unsafe fn reload_i(p: *const u8) -> Self::I;
     unsafe fn splat_i32(x: i32) -> Self::I;
     /// The four bytes at `p` in every 32-bit lane.
     unsafe fn splat_bytes(p: *const i8) -> Self::I;
@@ -164,6 +166,7 @@ mod avx2 {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()))))
             }
             fn load_i(p: *const u8) -> __m256i { _mm256_loadu_si256(p.cast()) }
+            fn reload_i(p: *const u8) -> __m256i { p.cast::<__m256i>().read_volatile() }
             fn splat_i32(x: i32) -> __m256i { _mm256_set1_epi32(x) }
             fn splat_bytes(p: *const i8) -> __m256i { _mm256_set1_epi32(p.cast::<i32>().read_unaligned()) }
             fn and(a: __m256i, b: __m256i) -> __m256i { _mm256_and_si256(a, b) }
@@ -271,6 +274,10 @@ impl Isa for Portable {
     #[inline(always)]
     unsafe fn load_i(p: *const u8) -> [u32; 8] {
         map(unsafe { p.cast::<[u32; 8]>().read_unaligned() }, u32::from_le)
+    }
+    #[inline(always)]
+    unsafe fn reload_i(p: *const u8) -> [u32; 8] {
+        unsafe { Self::load_i(p) }
     }
     #[inline(always)]
     unsafe fn splat_i32(x: i32) -> [u32; 8] {

@@ -4,8 +4,8 @@
 #![allow(unsafe_code)]
 
 use super::isa::{self, Isa, Kernel, Level};
-use super::matrix::{BLOCK, Matrix, PANEL};
-use super::tile::{self, ActivationBlock, FloatTile, FloatWeights, IntTile, IntWeights, quantise_activations};
+use super::matrix::{BLOCK, Matrix, PANEL, panel_bytes};
+use super::tile::{self, ActivationBlock, FloatTile, FloatWeights, IntTile, IntWeights, Widen, quantise_activations};
 use super::{Device, Scratch};
 use crate::buffer::Tensor;
 use crate::format::Format;
@@ -14,6 +14,10 @@ use std::ops::Range;
 
 /// Rows of activations that stay in the L2 cache while the panels of a unit pass over them.
 const ROW_BLOCK: usize = 96;
+/// Rows from which it pays to widen weights before the product.
+const WIDEN_ROWS: usize = 12;
+/// Inputs widened at a time: whole groups, and half of the first cache level.
+const WIDEN_INPUTS: usize = 256;
 /// Work is cut into about this many units per worker.
 const UNITS_PER_WORKER: usize = 6;
 
@@ -43,7 +47,7 @@ impl Rows<'_> {
         }
     }
     #[inline(always)]
-    fn get(&self, i: usize) -> usize {
+    pub(crate) fn get(&self, i: usize) -> usize {
         match self {
             Rows::Range(from, _) => from + i,
             Rows::List(list) => list[i] as usize,
@@ -80,6 +84,18 @@ trait Tiles {
     const MOST: usize;
     /// Computes rows `r..r + MR` of panels `p..p + NP`.
     fn tile<const MR: usize, const NP: usize>(&self, p: usize, r: usize, out: &mut [f32]);
+
+    /// Computes `rows` rows of panel `p`.
+    fn panel(&self, p: usize, rows: usize, out: &mut [f32]) {
+        for_each_tile(rows, Self::MOST, |r, size| match size {
+            1 => self.tile::<1, 1>(p, r, out),
+            2 => self.tile::<2, 1>(p, r, out),
+            3 => self.tile::<3, 1>(p, r, out),
+            4 => self.tile::<4, 1>(p, r, out),
+            5 => self.tile::<5, 1>(p, r, out),
+            _ => self.tile::<6, 1>(p, r, out),
+        });
+    }
 }
 
 impl Unit<'_> {
@@ -90,6 +106,7 @@ impl Unit<'_> {
             Format::F32 => self.cover(&Float::<tile::F32>::new(&self), out),
             Format::F16 => self.cover(&Float::<tile::F16>::new(&self), out),
             Format::Bf16 => self.cover(&Float::<tile::Bf16>::new(&self), out),
+            Format::Fp8 if self.rows.len() >= WIDEN_ROWS => self.cover_widened::<tile::Fp8>(out),
             Format::Fp8 => self.cover(&Float::<tile::Fp8>::new(&self), out),
             Format::Int8 => self.cover(&Int::<tile::Int8>::new(&self), out),
             Format::Int4 => self.cover(&Int::<tile::Int4>::new(&self), out),
@@ -112,17 +129,30 @@ impl Unit<'_> {
                     2
                 }
                 (rows, _) => {
-                    for_each_tile(rows, T::MOST, |r, size| match size {
-                        1 => tiles.tile::<1, 1>(p, r, out),
-                        2 => tiles.tile::<2, 1>(p, r, out),
-                        3 => tiles.tile::<3, 1>(p, r, out),
-                        4 => tiles.tile::<4, 1>(p, r, out),
-                        5 => tiles.tile::<5, 1>(p, r, out),
-                        _ => tiles.tile::<6, 1>(p, r, out),
-                    });
+                    tiles.panel(p, rows, out);
                     1
                 }
             };
+        }
+    }
+
+    /// The same products for a format that is slow to decode: inputs are widened once, some at a time in the first cache level, and then read
+    /// by all rows.
+    fn cover_widened<W: FloatWeights>(&self, out: &mut [f32]) {
+        let Float { x, .. } = Float::<W>::new(self);
+        let mut weights = [0f32; WIDEN_INPUTS * PANEL];
+        out.fill(0.0);
+        for p in self.panels.clone() {
+            let mut panel = self.matrix.panel(p);
+            for from in (0..x.stride()).step_by(WIDEN_INPUTS) {
+                let k = WIDEN_INPUTS.min(x.stride() - from);
+                let (part, rest) = panel.split_at(panel_bytes(self.matrix.format, k));
+                panel = rest;
+                let widen = Widen::<W> { weights: PhantomData, panel: part.as_ptr(), k, out: weights.as_mut_ptr() };
+                // SAFETY: `part` has been cut to `k` inputs, whole groups before it, and `weights` holds them; the level was detected.
+                unsafe { isa::run(self.level, widen) };
+                Widened { unit: self, x, inputs: from..from + k, weights: &weights }.panel(p, self.rows.len(), out);
+            }
         }
     }
 
@@ -148,7 +178,7 @@ impl<'a, W> Float<'a, W> {
 }
 
 impl<W: FloatWeights> Tiles for Float<'_, W> {
-    const MOST: usize = 6;
+    const MOST: usize = W::ROWS;
     fn tile<const MR: usize, const NP: usize>(&self, p: usize, r: usize, out: &mut [f32]) {
         let unit = self.unit;
         let out = &mut out[r * unit.ld + (p - unit.panels.start) * PANEL..];
@@ -163,6 +193,34 @@ impl<W: FloatWeights> Tiles for Float<'_, W> {
         };
         assert!(out.len() >= (MR - 1) * unit.ld + NP * PANEL);
         // SAFETY: rows and panels are padded to `k`, a multiple of every step; `out` was just checked; the level was detected.
+        unsafe { isa::run(unit.level, tile) };
+    }
+}
+
+/// Tiles of some inputs of a panel that was widened to f32; they add to the output.
+struct Widened<'a> {
+    unit: &'a Unit<'a>,
+    x: &'a Tensor,
+    inputs: Range<usize>,
+    weights: &'a [f32],
+}
+
+impl Tiles for Widened<'_> {
+    const MOST: usize = 6;
+    fn tile<const MR: usize, const NP: usize>(&self, p: usize, r: usize, out: &mut [f32]) {
+        let unit = self.unit;
+        let out = &mut out[r * unit.ld + (p - unit.panels.start) * PANEL..];
+        let tile = FloatTile::<tile::F32, MR, 1, true> {
+            weights: PhantomData,
+            k: self.inputs.len(),
+            panels: [self.weights.as_ptr().cast()],
+            x: std::array::from_fn(|i| self.x.padded_row(unit.rows.get(r + i))[self.inputs.clone()].as_ptr()),
+            out: out.as_mut_ptr(),
+            ld: unit.ld,
+            ahead: 0,
+        };
+        assert!(NP == 1 && out.len() >= (MR - 1) * unit.ld + PANEL && self.weights.len() >= self.inputs.len() * PANEL);
+        // SAFETY: rows were cut to the inputs; weights and output were just checked; the level was detected.
         unsafe { isa::run(unit.level, tile) };
     }
 }
@@ -184,7 +242,7 @@ impl<'a, W> Int<'a, W> {
 }
 
 impl<W: IntWeights> Tiles for Int<'_, W> {
-    const MOST: usize = 4;
+    const MOST: usize = W::ROWS;
     fn tile<const MR: usize, const NP: usize>(&self, p: usize, r: usize, out: &mut [f32]) {
         let unit = self.unit;
         let out = &mut out[r * unit.ld + (p - unit.panels.start) * PANEL..];
@@ -282,10 +340,24 @@ impl Device {
         accumulate: bool,
         out: &mut Tensor,
     ) {
-        assert!(x.cols() == matrix.cols() && out.cols() >= matrix.rows() && rows <= x.rows() && rows <= out.rows());
+        self.matmul_rows(matrix, x, 0..rows, bias, accumulate, out);
+    }
+
+    /// The same for a range of rows, each to the row of its number.
+    pub(crate) fn matmul_rows(
+        &mut self,
+        matrix: &Matrix,
+        x: &Tensor,
+        rows: Range<usize>,
+        bias: Option<&[f32]>,
+        accumulate: bool,
+        out: &mut Tensor,
+    ) {
+        assert!(x.cols() == matrix.cols() && out.cols() >= matrix.rows());
+        assert!(rows.end <= x.rows() && rows.end <= out.rows());
         let mut blocks = std::mem::take(&mut self.activations);
-        let input = self.input(matrix.format, x, rows, &mut blocks);
-        let row_blocks = rows.div_ceil(ROW_BLOCK);
+        let input = self.input(matrix.format, x, rows.end, &mut blocks);
+        let row_blocks = rows.len().div_ceil(ROW_BLOCK);
         let per_unit = panels_per_unit(matrix.panels(), row_blocks, self.pool.threads());
         let chunks = matrix.panels().div_ceil(per_unit);
         let (level, scratch) = (self.level, &self.scratch);
@@ -293,8 +365,8 @@ impl Device {
         self.pool.for_each(chunks * row_blocks, &|unit, worker| {
             let (chunk, block) = (unit % chunks, unit / chunks);
             let panels = chunk * per_unit..matrix.panels().min((chunk + 1) * per_unit);
-            let first = block * ROW_BLOCK;
-            let count = ROW_BLOCK.min(rows - first);
+            let first = rows.start + block * ROW_BLOCK;
+            let count = ROW_BLOCK.min(rows.end - first);
             let Ok(mut scratch) = scratch[worker].lock() else {
                 return;
             };

@@ -201,6 +201,20 @@ impl Matrix {
         &self.data[panel * self.panel_bytes..][..self.panel_bytes]
     }
 
+    /// A matrix of zero bytes: zeros, in every format whose zero is all bits clear.
+    pub(crate) fn cleared(rows: usize, cols: usize, format: Format) -> Self {
+        let panel_bytes = panel_bytes(format, cols.next_multiple_of(Tensor::PAD));
+        Self { format, rows, cols, panel_bytes, data: Buffer::zeros(rows.div_ceil(PANEL) * panel_bytes) }
+    }
+
+    pub(crate) fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    pub(crate) fn data_mut(&mut self) -> &mut [u8] {
+        &mut self.data
+    }
+
     /// Writes row `row`, dequantised, to `out` (`cols` long): an embedding's lookup, and what tests compare with.
     pub fn read_row(&self, row: usize, out: &mut [f32]) {
         let panel = self.panel(row / PANEL);

@@ -1,12 +1,14 @@
 //! The processor as a device.
 
 pub mod attention;
+pub mod backward;
 pub mod experts;
 pub mod isa;
 pub mod kv;
 pub mod matmul;
 pub mod matrix;
 pub mod ops;
+pub mod optimise;
 mod pack;
 mod tile;
 
@@ -42,6 +44,10 @@ pub struct Device {
     /// What the current feed-forward holds between its projections, as f32 or quantised.
     pub(crate) hidden: Tensor,
     pub(crate) hidden_blocks: Vec<ActivationBlock>,
+    /// What weight gradients rearrange.
+    pub(crate) weight_scratch: backward::matmul::WeightScratch,
+    /// A transposed matrix kept to be overwritten.
+    pub(crate) spare: Option<matrix::Matrix>,
 }
 
 impl Device {
@@ -58,7 +64,16 @@ impl Device {
     fn with_level(threads: usize, level: Level) -> Self {
         let pool = Pool::new(threads);
         let scratch = (0..pool.threads()).map(|_| Mutex::new(Scratch { floats: Buffer::zeros(1 << 14) })).collect();
-        Self { level, pool, scratch, activations: Vec::new(), hidden: Tensor::zeros(0, 0), hidden_blocks: Vec::new() }
+        Self {
+            level,
+            pool,
+            scratch,
+            activations: Vec::new(),
+            hidden: Tensor::zeros(0, 0),
+            hidden_blocks: Vec::new(),
+            weight_scratch: Default::default(),
+            spare: None,
+        }
     }
 
     /// Workers.

@@ -70,6 +70,15 @@ impl RopeTable {
             (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
         }
     }
+
+    /// Applies the transpose of [`RopeTable::rotate`]: what a gradient needs.
+    pub(crate) fn rotate_back(&self, position: usize, head: &mut [f32]) {
+        let table = &self.cos_sin[position * self.half..][..self.half];
+        let (low, high) = head.split_at_mut(self.half);
+        for ((a, b), &(cos, sin)) in low.iter_mut().zip(high).zip(table) {
+            (*a, *b) = (*a * cos + *b * sin, *b * cos - *a * sin);
+        }
+    }
 }
 
 /// What happens to queries and keys between projection and attention.
@@ -119,7 +128,7 @@ pub enum RouterKind {
 
 impl Device {
     /// Runs `f(row)` for every row, in parallel if there are enough.
-    fn for_rows(&mut self, rows: usize, f: &(dyn Fn(usize) + Sync)) {
+    pub(crate) fn for_rows(&mut self, rows: usize, f: &(dyn Fn(usize) + Sync)) {
         if rows < PARALLEL_ROWS {
             (0..rows).for_each(f);
         } else {
@@ -155,6 +164,23 @@ impl Device {
         for (i, &row) in rows.iter().enumerate() {
             out.row_mut(i).copy_from_slice(x.row(row as usize));
         }
+    }
+
+    /// A copy.
+    pub fn copy(&mut self, x: &Tensor) -> Tensor {
+        self.copy_rows(x, 0..x.rows())
+    }
+
+    /// A copy of some rows.
+    pub fn copy_rows(&mut self, x: &Tensor, rows: std::ops::Range<usize>) -> Tensor {
+        let mut out = Tensor::zeros(rows.len(), x.cols());
+        rows.enumerate().for_each(|(i, r)| out.row_mut(i).copy_from_slice(x.row(r)));
+        out
+    }
+
+    /// Writes all rows of `x` to `out`, from row `first` on.
+    pub fn write_rows(&mut self, x: &Tensor, first: usize, out: &mut Tensor) {
+        (0..x.rows()).for_each(|r| out.row_mut(first + r).copy_from_slice(x.row(r)));
     }
 
     /// Normalises and rotates queries and keys in place, and stores keys and values. `qkv` rows are `[queries | keys | values]`, heads of `head_dim` each.

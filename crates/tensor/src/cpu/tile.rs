@@ -11,6 +11,7 @@
 
 use super::isa::{Isa, Kernel};
 use super::matrix::BLOCK;
+use std::hint::black_box;
 use std::marker::PhantomData;
 
 /// One quantised block of activations.
@@ -33,33 +34,36 @@ impl ActivationBlock {
 /// Quantises one row of activations; `row` is padded to whole blocks. A block with NaN or infinity gets a NaN scale, so that it shows in the result.
 #[inline(always)]
 pub(crate) fn quantise_activations(row: &[f32], out: &mut [ActivationBlock]) {
+    /// Added to a small number, leaves it rounded to the nearest integer, ties to even, in the low bits.
+    const ROUND: f32 = 12_582_912.0;
     for (x, block) in row.chunks_exact(BLOCK).zip(out) {
-        let mut pairs = [0f32; BLOCK / 2];
-        for (pair, x) in pairs.iter_mut().zip(x.chunks_exact(2)) {
-            *pair = x[0].abs() + x[1].abs();
+        // Bits of numbers that are not negative sort as the numbers do, NaN last, and compare in vectors.
+        let largest = x.chunks_exact(2).map(|pair| (pair[0].abs() + pair[1].abs()).to_bits()).max();
+        let largest = f32::from_bits(largest.unwrap_or(0));
+        let inverse = 127.0 / largest;
+        // Zeros and what is too small to divide by become zeros.
+        let (inverse, scale) = if inverse.is_finite() { (inverse, largest / 127.0) } else { (0.0, 0.0) };
+        // One simple loop after the other: the compiler makes vectors of each.
+        let mut quants = [0i32; BLOCK];
+        for (q, x) in quants.iter_mut().zip(x) {
+            *q = (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
         }
-        let mut largest = 0f32;
-        let mut total = 0f32;
-        for pair in pairs {
-            largest = if pair > largest { pair } else { largest };
-            total += pair;
-        }
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        let usable = total.is_finite() && inverse.is_finite();
-        let inverse = if usable { inverse } else { 0.0 };
-        let mut sum = 0i32;
-        for (code, x) in block.codes.iter_mut().zip(x) {
-            let q = (x * inverse).round_ties_even() as i32;
+        for (code, &q) in block.codes.iter_mut().zip(&quants) {
             *code = q as i8;
-            sum += q;
         }
-        block.negated_sum = -sum;
-        block.scale = if total.is_finite() { if usable { largest / 127.0 } else { 0.0 } } else { f32::NAN };
+        let mut lanes = [0i32; 8];
+        for quants in quants.chunks_exact(8) {
+            lanes.iter_mut().zip(quants).for_each(|(lane, &q)| *lane = lane.wrapping_sub(q));
+        }
+        block.negated_sum = lanes.into_iter().fold(0, i32::wrapping_add);
+        block.scale = if largest.is_finite() { scale } else { f32::NAN };
     }
 }
 
 /// A weight format that widens to f32.
 pub(crate) trait FloatWeights {
+    /// Rows of the largest tile that stays in registers.
+    const ROWS: usize = 6;
     /// Inputs of one step.
     const STEP: usize;
     /// Bytes of one step of a panel.
@@ -68,8 +72,8 @@ pub(crate) trait FloatWeights {
     const GROUP: usize = usize::MAX;
     /// Bytes of scales before each group.
     const SCALE_BYTES: usize = 0;
-    /// Half `v` (8 outputs) of input `j` of the step at `step`.
-    unsafe fn decode<I: Isa>(step: *const u8, scales: *const u8, j: usize, v: usize) -> I::F;
+    /// Half `v` (8 outputs) of input `j` of the step at `step`. If registers are `scarce`, what several inputs share is read again for each.
+    unsafe fn decode<I: Isa>(step: *const u8, scales: *const u8, j: usize, v: usize, scarce: bool) -> I::F;
 }
 
 /// f32 as it is.
@@ -78,7 +82,7 @@ impl FloatWeights for F32 {
     const STEP: usize = 1;
     const STEP_BYTES: usize = 64;
     #[inline(always)]
-    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, _: usize, v: usize) -> I::F {
+    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, _: usize, v: usize, _: bool) -> I::F {
         // SAFETY: within the step.
         unsafe { I::load(step.add(32 * v).cast()) }
     }
@@ -90,7 +94,7 @@ impl FloatWeights for F16 {
     const STEP: usize = 1;
     const STEP_BYTES: usize = 32;
     #[inline(always)]
-    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, _: usize, v: usize) -> I::F {
+    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, _: usize, v: usize, _: bool) -> I::F {
         // SAFETY: within the step.
         unsafe { I::load_f16(step.add(16 * v)) }
     }
@@ -102,11 +106,15 @@ impl FloatWeights for Bf16 {
     const STEP: usize = 2;
     const STEP_BYTES: usize = 64;
     #[inline(always)]
-    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, j: usize, v: usize) -> I::F {
-        // SAFETY: within the step.
+    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, j: usize, v: usize, scarce: bool) -> I::F {
+        // SAFETY: within the step, whose halves are aligned.
         unsafe {
-            let words = I::load_i(step.add(32 * v));
-            I::float(if j == 0 { I::shl::<16>(words) } else { I::and(words, I::splat_i32(0xffff_0000u32 as i32)) })
+            let words = step.add(32 * v);
+            if j == 0 {
+                return I::float(I::shl::<16>(I::load_i(words)));
+            }
+            let words = if scarce { I::reload_i(words) } else { I::load_i(words) };
+            I::float(I::and(words, I::splat_i32(0xffff_0000u32 as i32)))
         }
     }
 }
@@ -129,12 +137,13 @@ unsafe fn top_byte<I: Isa>(words: I::I, j: usize) -> I::I {
 /// the scales carry 2^120.
 pub(crate) struct Fp8;
 impl FloatWeights for Fp8 {
+    const ROWS: usize = 5;
     const STEP: usize = 4;
     const STEP_BYTES: usize = 64;
     const GROUP: usize = 128;
     const SCALE_BYTES: usize = 64;
     #[inline(always)]
-    unsafe fn decode<I: Isa>(step: *const u8, scales: *const u8, j: usize, v: usize) -> I::F {
+    unsafe fn decode<I: Isa>(step: *const u8, scales: *const u8, j: usize, v: usize, _: bool) -> I::F {
         // SAFETY: within the step and its scales.
         unsafe {
             let top = top_byte::<I>(I::load_i(step.add(32 * v)), j);
@@ -150,9 +159,41 @@ impl FloatWeights for PlainInt8 {
     const STEP: usize = 4;
     const STEP_BYTES: usize = 64;
     #[inline(always)]
-    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, j: usize, v: usize) -> I::F {
+    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, j: usize, v: usize, _: bool) -> I::F {
         // SAFETY: within the step.
         unsafe { I::to_f32(I::sar::<24>(top_byte::<I>(I::load_i(step.add(32 * v)), j))) }
+    }
+}
+
+/// Writes `k` inputs of a panel as a panel of f32.
+///
+/// To run it is safe if `k` is a multiple of the step, `panel` is at the start of a group and holds `k` inputs, and `out` `16 * k` f32.
+pub(crate) struct Widen<W> {
+    pub weights: PhantomData<W>,
+    pub panel: *const u8,
+    pub k: usize,
+    pub out: *mut f32,
+}
+
+impl<W: FloatWeights> Kernel for Widen<W> {
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let Self { mut panel, k, mut out, .. } = self;
+        // SAFETY: the promises of the type's documentation.
+        unsafe {
+            for from in (0..k).step_by(W::GROUP) {
+                let scales = panel;
+                panel = panel.add(W::SCALE_BYTES);
+                for _ in 0..W::GROUP.min(k - from) / W::STEP {
+                    for j in 0..W::STEP {
+                        I::store(out, W::decode::<I>(panel, scales, j, 0, false));
+                        I::store(out.add(8), W::decode::<I>(panel, scales, j, 1, false));
+                        out = out.add(16);
+                    }
+                    panel = panel.add(W::STEP_BYTES);
+                }
+            }
+        }
     }
 }
 
@@ -197,14 +238,14 @@ impl<W: FloatWeights, const MR: usize, const NP: usize, const ACCUMULATE: bool> 
                 while k0 < end {
                     if ahead > 0 {
                         for p in panels {
-                            I::prefetch(p.wrapping_add(at + ahead));
+                            I::prefetch(p.wrapping_add(at).wrapping_add(ahead));
                         }
                     }
                     for j in 0..W::STEP {
                         for n in 0..NP {
                             let w = [
-                                W::decode::<I>(panels[n].add(at), scales[n], j, 0),
-                                W::decode::<I>(panels[n].add(at), scales[n], j, 1),
+                                W::decode::<I>(panels[n].add(at), scales[n], j, 0, MR * NP >= 6),
+                                W::decode::<I>(panels[n].add(at), scales[n], j, 1, MR * NP >= 6),
                             ];
                             for r in 0..MR {
                                 let xk = I::splat(*x[r].add(k0 + j));
@@ -230,16 +271,18 @@ impl<W: FloatWeights, const MR: usize, const NP: usize, const ACCUMULATE: bool> 
 
 /// A weight format of small integers.
 pub(crate) trait IntWeights {
+    /// Rows of the largest tile that stays in registers.
+    const ROWS: usize = 4;
     /// Bytes of one block of a panel.
     const BLOCK_BYTES: usize;
     /// Words of four inputs per load: 1 for bytes, 2 for nibbles.
     const PARTS: usize;
-    /// What is added to a weight to make it an unsigned byte.
-    const OFFSET: i32;
     /// Whether the products of a whole block fit 16 bits.
     const NARROW: bool;
     /// Part `part` of a load, as unsigned bytes.
     unsafe fn part<I: Isa>(raw: I::I, part: usize) -> I::I;
+    /// `sum` times what was added to each weight to make it an unsigned byte.
+    unsafe fn offset<I: Isa>(sum: I::I) -> I::I;
     /// Scales of half `v` of the block at `block`.
     unsafe fn scales<I: Isa>(block: *const u8, v: usize) -> I::F;
 }
@@ -247,13 +290,18 @@ pub(crate) trait IntWeights {
 /// Bytes, offset by 128.
 pub(crate) struct Int8;
 impl IntWeights for Int8 {
+    const ROWS: usize = 5;
     const BLOCK_BYTES: usize = 544;
     const PARTS: usize = 1;
-    const OFFSET: i32 = 128;
     const NARROW: bool = false;
     #[inline(always)]
     unsafe fn part<I: Isa>(raw: I::I, _: usize) -> I::I {
         raw
+    }
+    #[inline(always)]
+    unsafe fn offset<I: Isa>(sum: I::I) -> I::I {
+        // SAFETY: register arithmetic.
+        unsafe { I::shl::<7>(sum) }
     }
     #[inline(always)]
     unsafe fn scales<I: Isa>(block: *const u8, v: usize) -> I::F {
@@ -274,12 +322,16 @@ pub(crate) struct Int4;
 impl IntWeights for Int4 {
     const BLOCK_BYTES: usize = 288;
     const PARTS: usize = 2;
-    const OFFSET: i32 = 8;
     const NARROW: bool = true;
     #[inline(always)]
     unsafe fn part<I: Isa>(raw: I::I, part: usize) -> I::I {
         // SAFETY: register arithmetic.
         unsafe { nibbles::<I>(raw, part) }
+    }
+    #[inline(always)]
+    unsafe fn offset<I: Isa>(sum: I::I) -> I::I {
+        // SAFETY: register arithmetic.
+        unsafe { I::shl::<3>(sum) }
     }
     #[inline(always)]
     unsafe fn scales<I: Isa>(block: *const u8, v: usize) -> I::F {
@@ -288,20 +340,24 @@ impl IntWeights for Int4 {
     }
 }
 
-/// Twice the e2m1 values of the codes 0..16, offset by 12.
-const E2M1_TWICE: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+/// Twice the e2m1 values of the codes 0..16, offset by 16.
+const E2M1_TWICE: [u8; 16] = [16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4];
 
 /// e2m1 codes, looked up.
 pub(crate) struct Mxfp4;
 impl IntWeights for Mxfp4 {
     const BLOCK_BYTES: usize = 288;
     const PARTS: usize = 2;
-    const OFFSET: i32 = 12;
     const NARROW: bool = true;
     #[inline(always)]
     unsafe fn part<I: Isa>(raw: I::I, part: usize) -> I::I {
         // SAFETY: register arithmetic.
         unsafe { I::lookup(&E2M1_TWICE, nibbles::<I>(raw, part)) }
+    }
+    #[inline(always)]
+    unsafe fn offset<I: Isa>(sum: I::I) -> I::I {
+        // SAFETY: register arithmetic.
+        unsafe { I::shl::<4>(sum) }
     }
     #[inline(always)]
     unsafe fn scales<I: Isa>(block: *const u8, v: usize) -> I::F {
@@ -335,22 +391,31 @@ impl<W: IntWeights, const MR: usize, const NP: usize> Kernel for IntTile<W, MR, 
                     I::store(out.add(r * ld + i * 8), I::splat(0.0));
                 }
             }
+            // Hidden from the compiler where it would unroll a whole block and run out of registers.
+            let loads = if MR < 4 { 8 / W::PARTS } else { black_box(8 / W::PARTS) };
             for b in 0..blocks {
                 let mut acc = [[[I::splat_i32(0); 2]; NP]; MR];
+                if !W::NARROW {
+                    for r in 0..MR {
+                        acc[r] = [[W::offset::<I>(I::splat_i32((*x[r].add(b)).negated_sum)); 2]; NP];
+                    }
+                }
                 let block = panels.map(|p| p.add(b * W::BLOCK_BYTES));
-                let loads = 8 / W::PARTS;
                 for i in 0..loads {
                     for n in 0..NP {
                         if ahead > 0 {
                             I::prefetch(block[n].wrapping_add(i * 64 + ahead));
                         }
-                        for v in 0..2 {
-                            let raw = I::load_i(block[n].add(i * 64 + v * 32));
-                            for part in 0..W::PARTS {
-                                let w = W::part::<I>(raw, part);
-                                for r in 0..MR {
-                                    let codes = (&raw const (*x[r].add(b)).codes).cast::<i8>();
-                                    let products = I::maddubs(w, I::splat_bytes(codes.add(4 * (i + part * loads))));
+                        for part in 0..W::PARTS {
+                            let w = [
+                                W::part::<I>(I::load_i(block[n].add(i * 64)), part),
+                                W::part::<I>(I::load_i(block[n].add(i * 64 + 32)), part),
+                            ];
+                            for r in 0..MR {
+                                let codes = (&raw const (*x[r].add(b)).codes).cast::<i8>();
+                                let x = I::splat_bytes(codes.add(4 * (i + part * loads)));
+                                for v in 0..2 {
+                                    let products = I::maddubs(w[v], x);
                                     acc[r][n][v] = if W::NARROW {
                                         I::add_i16(acc[r][n][v], products)
                                     } else {
@@ -361,17 +426,17 @@ impl<W: IntWeights, const MR: usize, const NP: usize> Kernel for IntTile<W, MR, 
                         }
                     }
                 }
-                for r in 0..MR {
-                    let x = x[r].add(b);
-                    let offset = I::splat_i32((*x).negated_sum * W::OFFSET);
-                    let scale = I::splat((*x).scale);
-                    for n in 0..NP {
+                for n in 0..NP {
+                    let scales = [W::scales::<I>(block[n], 0), W::scales::<I>(block[n], 1)];
+                    for r in 0..MR {
+                        let x = x[r].add(b);
+                        let scale = I::splat((*x).scale);
+                        let offset = W::offset::<I>(I::splat_i32((*x).negated_sum));
                         for v in 0..2 {
-                            let sum = if W::NARROW { I::pair_sums(acc[r][n][v]) } else { acc[r][n][v] };
-                            let value = I::to_f32(I::add_i32(sum, offset));
-                            let both = I::mul(W::scales::<I>(block[n], v), scale);
+                            let acc = acc[r][n][v];
+                            let value = I::to_f32(if W::NARROW { I::add_i32(I::pair_sums(acc), offset) } else { acc });
                             let out = out.add(r * ld + n * 16 + v * 8);
-                            I::store(out, I::fma(value, both, I::load(out)));
+                            I::store(out, I::fma(value, I::mul(scales[v], scale), I::load(out)));
                         }
                     }
                 }

@@ -169,7 +169,7 @@ pub(in crate::files) fn decoder(gguf: &Gguf) -> Result<(HfConfig, Vocabulary), F
     decoder.validate().map_err(|source| FileError::Invalid { path: gguf.store.path.clone(), source })?;
     let mut config = HfConfig::new(decoder);
     config.bos = vocabulary.bos;
-    config.eos = vocabulary.eos.into_iter().chain(vocabulary.eot).collect();
+    config.eos = vocabulary.eos.into_iter().chain(vocabulary.eot).chain(vocabulary.eom).collect();
     config.eos.dedup();
     config.pad = vocabulary.pad;
     Ok((config, vocabulary))

@@ -144,9 +144,11 @@ impl Metadata {
         }
     }
 
-    /// Every row of the embedding needs a token: rows beyond the vocabulary get unused ones.
+    /// Every row of the embedding needs a token: rows beyond the vocabulary get unused ones. A file without a
+    /// vocabulary says so, or llama.cpp refuses it.
     pub(super) fn vocabulary(&mut self, v: &Vocabulary, rows: usize) -> Result<(), FileError> {
         if v.tokens.is_empty() {
+            self.text("tokenizer.ggml.model", "no_vocab");
             return Ok(());
         }
         if v.tokens.len() > rows {
@@ -191,6 +193,7 @@ impl Metadata {
             ("bos_token_id", v.bos),
             ("eos_token_id", v.eos),
             ("eot_token_id", v.eot),
+            ("eom_token_id", v.eom),
             ("unknown_token_id", v.unk),
             ("padding_token_id", v.pad),
         ] {

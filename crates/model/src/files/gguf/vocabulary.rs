@@ -25,6 +25,8 @@ pub struct Vocabulary {
     pub eos: Option<u32>,
     /// End of a turn.
     pub eot: Option<u32>,
+    /// End of a message.
+    pub eom: Option<u32>,
     /// For what no token spells.
     pub unk: Option<u32>,
     /// Filler.
@@ -55,6 +57,7 @@ impl Vocabulary {
             bos: reader.id("bos_token_id")?,
             eos: reader.id("eos_token_id")?,
             eot: reader.id("eot_token_id")?,
+            eom: reader.id("eom_token_id")?,
             unk: reader.id("unknown_token_id")?,
             pad: reader.id("padding_token_id")?,
             add_bos: reader.flag("add_bos_token")?,

@@ -1,0 +1,289 @@
+//! A decoder's tensors as a list: what the optimiser updates, and how named parameters lie in them.
+//!
+//! The same list describes weights, gradients and optimiser state, which all have the decoder's shape.
+
+use crate::attention::Attention;
+use crate::decoder::{Decoder, Layer};
+use crate::ffn::{FeedForward, Router};
+use comm::Parallel;
+use spec::{ParameterId, Role};
+use tensor::{Expert, Matrix, PANEL};
+
+/// One tensor as a decoder holds it, and the parameters in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// Parameters by the rows they occupy.
+    pub pieces: Vec<Piece>,
+    /// `[outputs, inputs]` of a matrix, `[n]` of a vector, padding of interleaved pieces included.
+    pub shape: Vec<usize>,
+}
+
+impl Held {
+    /// Whether it is a matrix, held in panels.
+    pub fn is_matrix(&self) -> bool {
+        self.shape.len() == 2
+    }
+}
+
+/// One parameter's rows in a tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Piece {
+    /// Which parameter.
+    pub id: ParameterId,
+    /// Its rows (elements, of a vector).
+    pub rows: usize,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Place {
+    /// From this row on.
+    From(usize),
+    /// Sixteen rows of every thirty-two, from this one on.
+    Alternating(usize),
+}
+
+impl Piece {
+    /// The tensor's row that holds row `row` of the parameter.
+    pub fn held_row(&self, row: usize) -> usize {
+        match self.place {
+            Place::From(first) => first + row,
+            Place::Alternating(first) => row / PANEL * 2 * PANEL + first + row % PANEL,
+        }
+    }
+}
+
+/// One of a decoder's tensors, to read or to change.
+pub enum Tensors<'a> {
+    /// In panels.
+    Matrix(&'a mut Matrix),
+    /// As it is.
+    Vector(&'a mut [f32]),
+}
+
+impl<'a> Tensors<'a> {
+    /// [`Tensors::values_mut`] for as long as the decoder is borrowed.
+    pub fn into_values(self) -> &'a mut [f32] {
+        match self {
+            Tensors::Matrix(matrix) => matrix.values_mut(),
+            Tensors::Vector(vector) => vector,
+        }
+    }
+
+    /// All elements; those of a matrix in the order of panels, padding (always zero) included.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        match self {
+            Tensors::Matrix(matrix) => matrix.values_mut(),
+            Tensors::Vector(vector) => vector,
+        }
+    }
+
+    /// Reads row `row` of a matrix, or element `row` of a vector.
+    pub fn read_row(&self, row: usize, out: &mut [f32]) {
+        match self {
+            Tensors::Matrix(matrix) => matrix.read_row(row, out),
+            Tensors::Vector(vector) => out[0] = vector[row],
+        }
+    }
+
+    /// Replaces row `row` of a matrix, or element `row` of a vector.
+    pub fn write_row(&mut self, row: usize, values: &[f32]) {
+        match self {
+            Tensors::Matrix(matrix) => matrix.write_row(row, values),
+            Tensors::Vector(vector) => vector[row] = values[0],
+        }
+    }
+}
+
+/// Collects tensors and what is in them in one walk.
+struct Walk<'a> {
+    tensors: Vec<(Held, Tensors<'a>)>,
+}
+
+impl<'a> Walk<'a> {
+    fn matrix(&mut self, matrix: &'a mut Matrix, pieces: Vec<Piece>) {
+        let shape = vec![matrix.rows(), matrix.cols()];
+        self.tensors.push((Held { pieces, shape }, Tensors::Matrix(matrix)));
+    }
+
+    fn vector(&mut self, vector: &'a mut [f32], pieces: Vec<Piece>) {
+        let shape = vec![vector.len()];
+        self.tensors.push((Held { pieces, shape }, Tensors::Vector(vector)));
+    }
+
+    fn whole_matrix(&mut self, id: ParameterId, matrix: &'a mut Matrix) {
+        let piece = Piece { id, rows: matrix.rows(), place: Place::From(0) };
+        self.matrix(matrix, vec![piece]);
+    }
+
+    fn whole_vector(&mut self, id: ParameterId, vector: &'a mut [f32]) {
+        let piece = Piece { id, rows: vector.len(), place: Place::From(0) };
+        self.vector(vector, vec![piece]);
+    }
+
+    fn attention(&mut self, layer: usize, attention: &'a mut Attention, q: usize, kv: usize) {
+        let id = |role| ParameterId::layer(role, layer);
+        let stacked = |roles: [Role; 3]| {
+            let mut first = 0;
+            let piece = |(role, rows)| {
+                let piece = Piece { id: id(role), rows, place: Place::From(first) };
+                first += rows;
+                piece
+            };
+            roles.into_iter().zip([q, kv, kv]).map(piece).collect::<Vec<_>>()
+        };
+        self.matrix(&mut attention.qkv, stacked([Role::QProj, Role::KProj, Role::VProj]));
+        if let Some(bias) = &mut attention.qkv_bias {
+            self.vector(bias, stacked([Role::QBias, Role::KBias, Role::VBias]));
+        }
+        self.whole_matrix(id(Role::OProj), &mut attention.output);
+        if let Some(bias) = &mut attention.output_bias {
+            self.whole_vector(id(Role::OBias), bias);
+        }
+        if let Some((q, k)) = &mut attention.qk_norms {
+            self.whole_vector(id(Role::QNorm), q);
+            self.whole_vector(id(Role::KNorm), k);
+        }
+        if let Some(sinks) = &mut attention.sinks {
+            self.whole_vector(id(Role::Sinks), sinks);
+        }
+    }
+
+    fn expert(&mut self, layer: usize, number: Option<usize>, expert: &'a mut Expert) {
+        let id = |role| ParameterId { role, layer: Some(layer), expert: number };
+        let rows = expert.down.cols();
+        let alternating = |gate, up| {
+            let piece = |role, first| Piece { id: id(role), rows, place: Place::Alternating(first) };
+            vec![piece(gate, 0), piece(up, PANEL)]
+        };
+        self.matrix(&mut expert.gate_up, alternating(Role::Gate, Role::Up));
+        if let Some(bias) = &mut expert.gate_up_bias {
+            self.vector(bias, alternating(Role::GateBias, Role::UpBias));
+        }
+        self.whole_matrix(id(Role::Down), &mut expert.down);
+        if let Some(bias) = &mut expert.down_bias {
+            self.whole_vector(id(Role::DownBias), bias);
+        }
+    }
+
+    fn ffn(&mut self, layer: usize, ffn: &'a mut FeedForward) {
+        let routed = ffn.router.is_some();
+        if let Some(router) = &mut ffn.router {
+            self.whole_matrix(ParameterId::layer(Role::Router, layer), &mut router.weight);
+            if let Some(bias) = &mut router.bias {
+                self.whole_vector(ParameterId::layer(Role::RouterBias, layer), bias);
+            }
+        }
+        for (e, expert) in ffn.experts.iter_mut().enumerate() {
+            self.expert(layer, routed.then_some(e), expert);
+        }
+        if let Some(shared) = &mut ffn.shared {
+            self.expert(layer, None, shared);
+        }
+    }
+}
+
+impl Decoder {
+    /// Every tensor with the parameters in it, in the order of layers.
+    pub fn tensors_mut(&mut self) -> Vec<(Held, Tensors<'_>)> {
+        let (q, kv) = (self.config.q_size(), self.config.kv_size());
+        let mut walk = Walk { tensors: Vec::new() };
+        walk.whole_matrix(ParameterId::global(Role::Embedding), &mut self.embedding);
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            walk.whole_vector(ParameterId::layer(Role::AttentionNorm, i), &mut layer.attention_norm);
+            walk.attention(i, &mut layer.attention, q, kv);
+            walk.whole_vector(ParameterId::layer(Role::FfnNorm, i), &mut layer.ffn_norm);
+            walk.ffn(i, &mut layer.ffn);
+        }
+        walk.whole_vector(ParameterId::global(Role::FinalNorm), &mut self.final_norm);
+        if let Some(head) = &mut self.head {
+            walk.whole_matrix(ParameterId::global(Role::Head), head);
+        }
+        walk.tensors
+    }
+
+    /// A decoder of the same shape whose tensors are f32 zeros: gradients, or optimiser state.
+    pub fn zeros_like(&self) -> Self {
+        let matrix = |m: &Matrix| Matrix::zeros(m.rows(), m.cols());
+        let vector = |v: &Vec<f32>| vec![0.0; v.len()];
+        let expert = |e: &Expert| Expert {
+            gate_up: matrix(&e.gate_up),
+            gate_up_bias: e.gate_up_bias.as_ref().map(vector),
+            down: matrix(&e.down),
+            down_bias: e.down_bias.as_ref().map(vector),
+        };
+        let attention = |a: &Attention| Attention {
+            qkv: matrix(&a.qkv),
+            qkv_bias: a.qkv_bias.as_ref().map(vector),
+            output: matrix(&a.output),
+            output_bias: a.output_bias.as_ref().map(vector),
+            qk_norms: a.qk_norms.as_ref().map(|(q, k)| (vector(q), vector(k))),
+            sinks: a.sinks.as_ref().map(vector),
+            window: a.window,
+            scale: a.scale,
+            alibi_slopes: a.alibi_slopes.clone(),
+        };
+        let router = |r: &Router| Router {
+            weight: matrix(&r.weight),
+            bias: r.bias.as_ref().map(vector),
+            kind: r.kind,
+            top_k: r.top_k,
+        };
+        let layer = |l: &Layer| Layer {
+            attention_norm: vector(&l.attention_norm),
+            attention: attention(&l.attention),
+            ffn_norm: vector(&l.ffn_norm),
+            ffn: FeedForward {
+                router: l.ffn.router.as_ref().map(router),
+                experts: l.ffn.experts.iter().map(expert).collect(),
+                shared: l.ffn.shared.as_ref().map(expert),
+                gating: l.ffn.gating,
+            },
+        };
+        Self {
+            config: self.config.clone(),
+            context: self.context,
+            embedding: matrix(&self.embedding),
+            layers: self.layers.iter().map(layer).collect(),
+            final_norm: vector(&self.final_norm),
+            head: self.head.as_ref().map(matrix),
+            rope: None,
+            parallel: Parallel::single(),
+        }
+    }
+
+    /// The values of a parameter, rows one after the other; `None` if the decoder has no such parameter.
+    pub fn read_parameter(&mut self, id: ParameterId) -> Option<Vec<f32>> {
+        let tensors = self.tensors_mut();
+        let (held, piece, tensor) = find(&tensors, id)?;
+        let cols = held.shape.get(1).copied().unwrap_or(1);
+        let mut out = vec![0.0; piece.rows * cols];
+        for (row, out) in out.chunks_exact_mut(cols).enumerate() {
+            tensor.read_row(piece.held_row(row), out);
+        }
+        Some(out)
+    }
+
+    /// Replaces the values of a parameter; false if the decoder has no such parameter or it has another size.
+    pub fn write_parameter(&mut self, id: ParameterId, values: &[f32]) -> bool {
+        let mut tensors = self.tensors_mut();
+        let found = tensors.iter_mut().find_map(|(held, tensor)| {
+            let piece = held.pieces.iter().find(|p| p.id == id).copied()?;
+            Some((held.shape.get(1).copied().unwrap_or(1), piece, tensor))
+        });
+        let Some((cols, piece, tensor)) = found.filter(|(cols, piece, _)| values.len() == piece.rows * cols) else {
+            return false;
+        };
+        for (row, values) in values.chunks_exact(cols).enumerate() {
+            tensor.write_row(piece.held_row(row), values);
+        }
+        true
+    }
+}
+
+fn find<'t, 'a>(tensors: &'t [(Held, Tensors<'a>)], id: ParameterId) -> Option<(&'t Held, Piece, &'t Tensors<'a>)> {
+    tensors.iter().find_map(|(held, tensor)| {
+        let piece = held.pieces.iter().find(|p| p.id == id)?;
+        Some((held, *piece, tensor))
+    })
+}
