@@ -182,7 +182,11 @@ mod tests {
                 spill.push(Key { hash: u128::from(crate::words::mix(document % 700)) << 50, document }).unwrap();
             }
             let mut groups = Vec::new();
-            spill.groups(&mut |documents| Ok(groups.push(documents.to_vec()))).unwrap();
+            let mut keep = |documents: &[u64]| {
+                groups.push(documents.to_vec());
+                Ok(())
+            };
+            spill.groups(&mut keep).unwrap();
             assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
             groups
         };

@@ -1,6 +1,7 @@
 //! A counting table for hashes, reused from document to document.
 
-/// Counts of hashes: open addressing, at most half full.
+/// Counts of hashes: open addressing, at most half full. Slots hold the upper half of a hash, and their place says
+/// much of the lower: hashes are mistaken for one another less than once in 10^5 documents of 50,000 words.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     slots: Vec<Slot>,
@@ -9,10 +10,12 @@ pub(super) struct Tally {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
-    key: u64,
+    tag: u32,
+    /// 0: free. The uppermost bit is a mark.
     count: u32,
-    marked: bool,
 }
+
+const MARK: u32 = 1 << 31;
 
 impl Tally {
     /// Forgets everything, and has room for `keys`.
@@ -25,13 +28,12 @@ impl Tally {
 
     /// Counts a hash, and says in which slot it is.
     pub(super) fn add(&mut self, key: u64) -> u32 {
-        // 0 marks free slots.
-        let key = key.max(1);
+        let tag = (key >> 32) as u32;
         let mut at = key as usize & self.mask;
         loop {
             let slot = &mut self.slots[at];
-            if slot.key == key || slot.key == 0 {
-                slot.key = key;
+            if slot.tag == tag || slot.count == 0 {
+                slot.tag = tag;
                 slot.count += 1;
                 return at as u32;
             }
@@ -41,7 +43,7 @@ impl Tally {
 
     /// How often the hash of a slot came.
     pub(super) fn count(&self, slot: u32) -> u32 {
-        self.slots[slot as usize].count
+        self.slots[slot as usize].count & !MARK
     }
 
     /// Counts a hash, and says whether it came before.
@@ -52,6 +54,9 @@ impl Tally {
 
     /// Marks a slot, and says whether it was marked before.
     pub(super) fn mark(&mut self, slot: u32) -> bool {
-        std::mem::replace(&mut self.slots[slot as usize].marked, true)
+        let slot = &mut self.slots[slot as usize];
+        let was_marked = slot.count & MARK != 0;
+        slot.count |= MARK;
+        was_marked
     }
 }
