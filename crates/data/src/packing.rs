@@ -174,7 +174,7 @@ mod tests {
             window in 3u32..100,
             reserve in 0u32..9,
         ) {
-            let reserve_of = |document: u32| if document % 3 == 0 { reserve } else { 0 };
+            let reserve_of = |document: u32| if document.is_multiple_of(3) { reserve } else { 0 };
             let packed = Packed::new(lengths.iter().copied(), window, reserve_of).unwrap();
             let mut parts: Vec<Vec<(u32, u32)>> = vec![Vec::new(); lengths.len()];
             for at in 0..packed.windows() {

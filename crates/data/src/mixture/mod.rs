@@ -1,7 +1,7 @@
 //! A mixture of sources as an endless list of samples, each a function of (recipe, shards, seed, index).
 //!
 //! Nothing is remembered between two samples: which source sample `index` comes from follows from the weights
-//! ([`schedule`]), which of the source's windows it is from a permutation keyed by (seed, source, epoch), and what
+//! (`schedule`), which of the source's windows it is from a permutation keyed by (seed, source, epoch), and what
 //! the window holds from the packing. So resuming costs nothing, and any number of readers on any mesh agree.
 
 mod error;
