@@ -1,8 +1,8 @@
 //! How fast is a model? Prefill and decode, timed on random tokens.
 
-use crate::random::hash;
 use crate::runner::{RunError, Runner};
 use model::Decoder;
+use spec::random::hash;
 use std::hint::black_box;
 use std::time::Instant;
 use tensor::{Device, KvFormat};

@@ -3,7 +3,6 @@
 pub mod bench;
 pub mod compare;
 pub mod generate;
-pub mod random;
 pub mod runner;
 pub mod sampling;
 pub mod stop;

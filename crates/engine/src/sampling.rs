@@ -3,7 +3,7 @@
 //! By the Gumbel-max identity this draws from the softmax of `logits / temperature`; because the noise depends only on (seed,
 //! choice, position, token), a request replayed, moved or speculated gives the same tokens.
 
-use crate::random::{hash, mix_token};
+use spec::random::{hash, mix_token};
 
 /// What shapes the choice of a token.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,9 +1,11 @@
-//! What was asked for? The shape of a decoder, its parameter table, and what both add up to.
+//! What was asked for? The shape of a decoder, its parameter table, and what both add up to; the recipe.
 
 pub mod config;
 pub mod count;
 pub mod hf;
 pub mod parameters;
+pub mod random;
+pub mod recipe;
 pub mod rope;
 pub mod validate;
 

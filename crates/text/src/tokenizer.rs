@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 use crate::chat::{ChatTemplate, RenderedPrompt, TemplateSources};
 use crate::decoder::{DecodeOptions, Decoder};
 use crate::document::{AddedToken, Document};
@@ -106,6 +108,15 @@ impl Tokenizer {
             Some(&id) => Err(Error::UnknownId { id, size: self.vocab_size() }),
             None => Ok(()),
         }
+    }
+
+    /// What identifies the ids that texts get: SHA-256 of all that decides them, in hexadecimal. Roles, chat
+    /// templates and what is put around a whole text are left out.
+    pub fn fingerprint(&self) -> Result<String> {
+        let document = self.document()?;
+        let parts = (&document.added_tokens, &document.normalizer, &document.pre_tokenizer, &document.model);
+        let json = serde_json::to_vec(&parts).map_err(|source| Error::Json { part: "the tokenizer", source })?;
+        Ok(Sha256::digest(&json).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// One past the highest id. (Ids below it may be unused.)
