@@ -3,9 +3,10 @@
 use crate::attention::Attention;
 use crate::decoder::{Decoder, Layer};
 use crate::ffn::{FeedForward, Router};
-use crate::files::{Checkpoint, FileError, StoredMatrix};
+use crate::files::{Checkpoint, FileError};
+use crate::parameters::{ParameterRows, Parameters};
 use comm::Parallel;
-use spec::{Activation, DecoderConfig, DenseFfn, ExpertFfn, Ffn, ParameterId, Position, Role};
+use spec::{Activation, DecoderConfig, DenseFfn, ExpertFfn, Ffn, Parameter, ParameterId, ParameterTable, Position, Role};
 use tensor::{
     Device, Expert, Format, Gating, Interleaved, Matrix, MatrixSource, PackError, RopeTable, RouterKind, Stacked,
 };
@@ -55,7 +56,21 @@ impl Decoder {
     /// # Errors
     /// A parameter that is missing, misshapen or not finite, by name; a context that cannot be served.
     pub fn load(checkpoint: &Checkpoint, device: &mut Device, options: &LoadOptions<'_>) -> Result<Self, LoadError> {
-        let config = checkpoint.decoder().clone();
+        Self::from_parameters(checkpoint, &checkpoint.table, checkpoint.decoder(), device, options)
+    }
+
+    /// The same from any source. `table` must be that of `config`.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn from_parameters(
+        source: &dyn Parameters,
+        table: &ParameterTable,
+        config: &DecoderConfig,
+        device: &mut Device,
+        options: &LoadOptions<'_>,
+    ) -> Result<Self, LoadError> {
+        let config = config.clone();
         let context = options.context.unwrap_or(config.max_context);
         if !(1..=MOST_CONTEXT).contains(&context) {
             return Err(LoadError::Context { context, most: MOST_CONTEXT });
@@ -68,7 +83,7 @@ impl Decoder {
             Position::Alibi => None,
         };
         let total = config.layers.iter().map(|l| 2 + matrices(&l.ffn)).sum::<usize>() + 2;
-        let mut loader = Loader { checkpoint, device, options, config: &config, packed: 0, total };
+        let mut loader = Loader { source, table, device, options, config: &config, packed: 0, total };
         let embedding_format = options.weights.filter(|&format| config.tie_embeddings || format == Format::F32);
         let embedding = loader.matrix(ParameterId::global(Role::Embedding), embedding_format)?;
         let layers = (0..config.layers.len()).map(|i| loader.layer(i)).collect::<Result<_, _>>()?;
@@ -90,7 +105,8 @@ fn matrices(ffn: &Ffn) -> usize {
 }
 
 struct Loader<'a, 'd> {
-    checkpoint: &'a Checkpoint,
+    source: &'a dyn Parameters,
+    table: &'a ParameterTable,
     device: &'d mut Device,
     options: &'a LoadOptions<'a>,
     config: &'a DecoderConfig,
@@ -98,12 +114,13 @@ struct Loader<'a, 'd> {
     total: usize,
 }
 
-impl Loader<'_, '_> {
+impl<'a> Loader<'a, '_> {
     fn vector(&self, id: ParameterId) -> Result<Vec<f32>, LoadError> {
-        let values = self.checkpoint.vector(id)?;
+        let parameter = self.parameter(id)?;
+        let values = self.source.vector(parameter)?;
         match values.iter().position(|v| !v.is_finite()) {
             None => Ok(values),
-            Some(row) => Err(LoadError::NotFinite { name: self.name(id), row }),
+            Some(row) => Err(LoadError::NotFinite { name: parameter.name.clone(), row }),
         }
     }
 
@@ -111,32 +128,32 @@ impl Loader<'_, '_> {
         present.then(|| self.vector(id)).transpose()
     }
 
-    fn name(&self, id: ParameterId) -> String {
-        self.checkpoint.table.get(id).map_or_else(|| format!("{id:?}"), |p| self.checkpoint.name(p))
+    fn parameter(&self, id: ParameterId) -> Result<&'a Parameter, FileError> {
+        self.table.get(id).ok_or(FileError::NoSuchParameter(id))
     }
 
-    /// Packs what `join` makes of the parameters' matrices, and lets go of the file's pages.
+    /// Packs what `join` makes of the parameters' matrices, and lets go of what it has read.
     fn pack(
         &mut self,
         ids: &[ParameterId],
         format: Option<Format>,
         join: impl Fn(&[&dyn MatrixSource], &mut dyn FnMut(&dyn MatrixSource)),
     ) -> Result<Matrix, LoadError> {
-        let stored: Vec<StoredMatrix<'_>> =
-            ids.iter().map(|&id| self.checkpoint.matrix(id)).collect::<Result<_, _>>()?;
-        let sources: Vec<&dyn MatrixSource> = stored.iter().map(|s| s as &dyn MatrixSource).collect();
+        let matrices: Vec<Box<dyn ParameterRows>> =
+            ids.iter().map(|&id| self.source.matrix(self.parameter(id)?)).collect::<Result<_, _>>()?;
+        let sources: Vec<&dyn MatrixSource> = matrices.iter().map(|m| &**m as &dyn MatrixSource).collect();
         let mut packed = None;
         join(&sources, &mut |source| {
             packed = Some(Matrix::pack(self.device, source, format.unwrap_or_else(|| source.format())));
         });
-        stored.iter().for_each(StoredMatrix::release);
+        matrices.iter().for_each(|matrix| matrix.release());
         self.packed += 1;
         if let Some(progress) = self.options.progress {
             progress(self.packed, self.total);
         }
         match packed {
             Some(Ok(matrix)) => Ok(matrix),
-            Some(Err(PackError::NotFinite { row })) => Err(LoadError::NotFinite { name: self.name(ids[0]), row }),
+            Some(Err(PackError::NotFinite { row })) => Err(LoadError::NotFinite { name: matrices[0].name().to_owned(), row }),
             None => unreachable!("every join packs once"),
         }
     }
