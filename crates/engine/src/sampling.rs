@@ -8,7 +8,7 @@ use spec::random::{hash, mix_token};
 /// What shapes the choice of a token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
-    /// Divides the logits; 0 is greedy.
+    /// Divides the logits; 0, and what is as good as 0, is greedy.
     pub temperature: f32,
     /// Only the k largest logits; 0: all.
     pub top_k: usize,
@@ -63,9 +63,12 @@ pub fn argmax(logits: &[f32]) -> u32 {
     best as u32
 }
 
+/// Below this the noise is lost in the rounding of logits divided by the temperature, and they may overflow: greedy.
+const COLDEST: f32 = 1e-6;
+
 /// The token at `position` of choice `choice` (the index among several completions of one prompt).
 pub fn sample(logits: &[f32], sampling: &Sampling, choice: u64, position: u64) -> u32 {
-    if sampling.temperature == 0.0 {
+    if sampling.temperature < COLDEST {
         return argmax(logits);
     }
     let key = hash(sampling.seed, PURPOSE, choice, position);
@@ -195,5 +198,8 @@ mod tests {
         assert_eq!(sample(&[1.0, 3.0, 3.0], &Sampling::default(), 0, 0), 1);
         let one = Sampling { temperature: 1.0, top_k: 1, seed: 9, ..Sampling::default() };
         assert_eq!(sample(&[1.0, 4.0, 3.0], &one, 0, 0), 1);
+        // Logits over so small a temperature are infinite.
+        let cold = Sampling { temperature: 1e-40, ..Sampling::default() };
+        assert_eq!(sample(&[1.0, 3.0, 2.0], &cold, 0, 0), 1);
     }
 }

@@ -3,13 +3,13 @@
 use crate::attention::Attention;
 use crate::decoder::{Decoder, Layer};
 use crate::ffn::{FeedForward, Router};
-use crate::files::{Checkpoint, FileError};
+use crate::files::{Checkpoint, FileError, check_finite};
 use crate::parameters::{ParameterRows, Parameters};
 use comm::Parallel;
-use spec::{Activation, DecoderConfig, DenseFfn, ExpertFfn, Ffn, Parameter, ParameterId, ParameterTable, Position, Role};
-use tensor::{
-    Device, Expert, Format, Gating, Interleaved, Matrix, MatrixSource, PackError, RopeTable, RouterKind, Stacked,
+use spec::{
+    Activation, DecoderConfig, DenseFfn, ExpertFfn, Ffn, Parameter, ParameterId, ParameterTable, Position, Role,
 };
+use tensor::{Device, Expert, Format, Gating, Interleaved, Matrix, MatrixSource, RopeTable, RouterKind, Stacked};
 
 /// How to load.
 #[derive(Clone, Copy, Default)]
@@ -29,14 +29,6 @@ pub enum LoadError {
     /// The files.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A weight that is not a number.
-    #[error("{name}: row {row} holds NaN or infinity; the file is damaged or the training diverged")]
-    NotFinite {
-        /// The tensor.
-        name: String,
-        /// Its first such row.
-        row: usize,
-    },
     /// A context of no positions, or of more than memory can address.
     #[error("cannot serve a context of {context} positions: it must be between 1 and {most}")]
     Context {
@@ -84,8 +76,7 @@ impl Decoder {
         };
         let total = config.layers.iter().map(|l| 2 + matrices(&l.ffn)).sum::<usize>() + 2;
         let mut loader = Loader { source, table, device, options, config: &config, packed: 0, total };
-        let embedding_format = options.weights.filter(|&format| config.tie_embeddings || format == Format::F32);
-        let embedding = loader.matrix(ParameterId::global(Role::Embedding), embedding_format)?;
+        let embedding = loader.embedding()?;
         let layers = (0..config.layers.len()).map(|i| loader.layer(i)).collect::<Result<_, _>>()?;
         let final_norm = loader.vector(ParameterId::global(Role::FinalNorm))?;
         let head = match config.tie_embeddings {
@@ -116,12 +107,7 @@ struct Loader<'a, 'd> {
 
 impl<'a> Loader<'a, '_> {
     fn vector(&self, id: ParameterId) -> Result<Vec<f32>, LoadError> {
-        let parameter = self.parameter(id)?;
-        let values = self.source.vector(parameter)?;
-        match values.iter().position(|v| !v.is_finite()) {
-            None => Ok(values),
-            Some(row) => Err(LoadError::NotFinite { name: parameter.name.clone(), row }),
-        }
+        Ok(self.source.vector(self.parameter(id)?)?)
     }
 
     fn optional_vector(&self, present: bool, id: ParameterId) -> Result<Option<Vec<f32>>, LoadError> {
@@ -144,7 +130,8 @@ impl<'a> Loader<'a, '_> {
         let sources: Vec<&dyn MatrixSource> = matrices.iter().map(|m| &**m as &dyn MatrixSource).collect();
         let mut packed = None;
         join(&sources, &mut |source| {
-            packed = Some(Matrix::pack(self.device, source, format.unwrap_or_else(|| source.format())));
+            let format = format.unwrap_or_else(|| source.format());
+            packed = Some(Matrix::pack(self.device, source, format).map_err(|_| not_held(&matrices, format)));
         });
         matrices.iter().for_each(|matrix| matrix.release());
         self.packed += 1;
@@ -152,14 +139,23 @@ impl<'a> Loader<'a, '_> {
             progress(self.packed, self.total);
         }
         match packed {
-            Some(Ok(matrix)) => Ok(matrix),
-            Some(Err(PackError::NotFinite { row })) => Err(LoadError::NotFinite { name: matrices[0].name().to_owned(), row }),
+            Some(packed) => Ok(packed?),
             None => unreachable!("every join packs once"),
         }
     }
 
     fn matrix(&mut self, id: ParameterId, format: Option<Format>) -> Result<Matrix, LoadError> {
         self.pack(&[id], format, |sources, pack| pack(sources[0]))
+    }
+
+    /// In its own precision, unless it is the head too or f32 is asked for. No format here holds K-quants as they are; those follow the other
+    /// matrices where these are floats, and are int8 otherwise.
+    fn embedding(&mut self) -> Result<Matrix, LoadError> {
+        let id = ParameterId::global(Role::Embedding);
+        let exact = self.source.matrix(self.parameter(id)?)?.is_exact();
+        let float = |format: &Format| matches!(format, Format::F32 | Format::F16 | Format::Bf16);
+        let follows = |format: &Format| self.config.tie_embeddings || *format == Format::F32 || !exact && float(format);
+        self.matrix(id, self.options.weights.filter(follows))
     }
 
     fn layer(&mut self, layer: usize) -> Result<Layer, LoadError> {
@@ -241,6 +237,24 @@ impl<'a> Loader<'a, '_> {
             down_bias: self.optional_vector(ffn.bias, id(Role::DownBias))?,
         })
     }
+}
+
+/// Which weight could not be packed: the first that is no finite number, else the largest, which is too large for the format.
+fn not_held(matrices: &[Box<dyn ParameterRows + '_>], format: Format) -> FileError {
+    let mut largest = ("", 0f32);
+    let mut values = Vec::new();
+    for matrix in matrices {
+        values.resize(matrix.cols(), 0.0);
+        for row in 0..matrix.rows() {
+            matrix.read_f32(row, &mut values);
+            if let Err(error) = check_finite(matrix.name(), row, &values) {
+                return error;
+            }
+            let candidates = values.iter().map(|&value| (matrix.name(), value));
+            largest = candidates.fold(largest, |a, b| if b.1.abs() > a.1.abs() { b } else { a });
+        }
+    }
+    FileError::OutOfRange { name: largest.0.to_owned(), value: largest.1, format: format.name() }
 }
 
 /// Biases in the order of [`Interleaved`]'s rows.

@@ -24,6 +24,11 @@ pub trait ParameterRows: MatrixSource {
     /// What messages call it.
     fn name(&self) -> &str;
 
+    /// Whether [`MatrixSource::format`] holds the values without loss.
+    fn is_exact(&self) -> bool {
+        true
+    }
+
     /// Lets go of what reading has brought into memory and can be brought again.
     fn release(&self) {}
 }

@@ -289,6 +289,16 @@ fn companions_are_copied_and_the_vocabulary_survives() {
     assert_eq!(gguf.decoder().family, Family::Mixtral);
 }
 
+/// Without the word for it, llama.cpp refuses a file that has no tokeniser.
+#[test]
+fn a_gguf_without_a_vocabulary_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.gguf");
+    write_gguf(&open(&fixture_model("mixtral")), &Vocabulary::default(), GgufWeights::F16, &file, &mut quiet).unwrap();
+    let Tokens::Gguf(vocabulary) = open(&file).tokens else { panic!("a folder") };
+    assert_eq!(*vocabulary, Vocabulary { model: "no_vocab".into(), ..Vocabulary::default() });
+}
+
 #[test]
 fn llama3_frequencies_travel_as_divisors() {
     let source = open(&fixture_model("rope_llama3"));

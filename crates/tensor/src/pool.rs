@@ -56,8 +56,9 @@ impl Pool {
             stop: AtomicBool::new(false),
             asleep: (0..helpers).map(|_| AtomicBool::new(false)).collect(),
         });
+        // The first thread that the system refuses is the last one asked for: workers are numbered without gaps.
         let handles: Vec<_> = (0..helpers)
-            .filter_map(|helper| {
+            .map_while(|helper| {
                 let shared = shared.clone();
                 std::thread::Builder::new()
                     .name(format!("tensor-{}", helper + 1))

@@ -11,6 +11,9 @@ use aho_corasick::{AhoCorasick, Anchored, Input, MatchKind, StartKind};
 use crate::document::AddedToken;
 use crate::error::{Error, Result};
 
+/// Of which ranges special tokens are allowed; nothing if of none.
+pub(crate) type Allowed<'a> = Option<&'a dyn Fn(Range<usize>) -> bool>;
+
 /// A stretch of text, and the added token that it is, if it is one.
 pub(crate) type Segment = (Range<usize>, Option<u32>);
 
@@ -45,7 +48,7 @@ impl Markers {
     }
 
     /// Cuts `text` at the tokens. A special one counts only where `allowed` says so of its range.
-    pub fn split(&self, text: &str, allowed: &dyn Fn(Range<usize>) -> bool) -> Vec<Segment> {
+    pub fn split(&self, text: &str, allowed: Allowed) -> Vec<Segment> {
         let mut segments = Vec::new();
         let (mut done, mut from) = (0, 0);
         while let Some((at, token)) = self.find(text, from, allowed) {
@@ -68,13 +71,12 @@ impl Markers {
     }
 
     /// The first token at or after `from` that may stand there.
-    fn find(
-        &self,
-        text: &str,
-        mut from: usize,
-        allowed: &dyn Fn(Range<usize>) -> bool,
-    ) -> Option<(Range<usize>, &AddedToken)> {
+    fn find(&self, text: &str, mut from: usize, allowed: Allowed) -> Option<(Range<usize>, &AddedToken)> {
         let search = self.search.as_ref()?;
+        let Some(allowed) = allowed else {
+            let hit = search.plain.find(Input::new(text).range(from..))?;
+            return Some((hit.range(), &self.tokens[search.plain_tokens[hit.pattern()]]));
+        };
         loop {
             let hit = search.all.find(Input::new(text).range(from..))?;
             let token = &self.tokens[hit.pattern()];

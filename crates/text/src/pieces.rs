@@ -123,6 +123,13 @@ impl ByteAlphabet {
         Self(letters.collect())
     }
 
+    /// The letter of each byte.
+    pub fn letters(&self) -> [char; 256] {
+        let mut letters = ['\0'; 256];
+        self.0.iter().for_each(|(&letter, &byte)| letters[usize::from(byte)] = letter);
+        letters
+    }
+
     /// The bytes of a token, if all its characters are in the alphabet.
     pub fn bytes(&self, token: &str) -> Option<Vec<u8>> {
         token.chars().map(|letter| self.0.get(&letter).copied()).collect()

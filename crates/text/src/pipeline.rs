@@ -18,13 +18,17 @@ use tokenizers::{
 
 use crate::document::{AddedToken, Bpe, Document, Merge};
 use crate::error::{Error, Result};
-use crate::markers::Markers;
+use crate::fast::FastBpe;
+use crate::markers::{Allowed, Markers};
+use crate::pre::Pre;
 
 /// A byte-pair encoder with all that comes before it.
 pub(crate) struct Pipeline {
     normalizer: Option<NormalizerWrapper>,
     pre_tokenizer: Option<PreTokenizerWrapper>,
     bpe: BPE,
+    /// Does the same sooner, where it can.
+    fast: Option<FastBpe>,
     raw_markers: Markers,
     normalized_markers: Markers,
     /// The sections as they were read, for writing them again; the vocabulary and the merges are left out.
@@ -43,19 +47,54 @@ impl Pipeline {
         let raw_markers = Markers::new(raw.into_iter().map(|token| (token.clone(), token.content)).collect())?;
         let normalized_markers = Markers::new(normalize_each(normalized, normalizer.as_ref())?)?;
         let withheld = withhold_specials(&mut document);
+        let known = Pre::of_sections(&document.normalizer, &document.pre_tokenizer).find_map(Pre::fast);
+        let fast = known.and_then(|(cut, nfc)| FastBpe::new(&document.model, cut, nfc));
         let bpe = build(&mut document.model)?;
-        Ok(Self { normalizer, pre_tokenizer, bpe, raw_markers, normalized_markers, sections: document, withheld })
+        Ok(Self { normalizer, pre_tokenizer, bpe, fast, raw_markers, normalized_markers, sections: document, withheld })
     }
 
     /// The ids of `text`. Special tokens count only where `allowed` says so of their range.
-    pub fn encode(&self, text: &str, allowed: &dyn Fn(Range<usize>) -> bool) -> Result<Vec<u32>> {
+    pub fn encode(&self, text: &str, allowed: Allowed) -> Result<Vec<u32>> {
+        match &self.fast {
+            Some(fast) if fast.accepts(text) => Ok(self.encode_fast(fast, text, allowed)),
+            _ => self.encode_slow(text, allowed),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn is_fast(&self) -> bool {
+        self.fast.is_some()
+    }
+
+    fn encode_fast(&self, fast: &FastBpe, text: &str, allowed: Allowed) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        for (outer, marker) in self.raw_markers.split(text, allowed) {
+            if let Some(id) = marker {
+                ids.push(id);
+                continue;
+            }
+            let begin = outer.start;
+            let shifted = |range: Range<usize>| allowed.is_some_and(|f| f(begin + range.start..begin + range.end));
+            let part = &text[outer];
+            for (inner, marker) in self.normalized_markers.split(part, allowed.map(|_| &shifted as _)) {
+                match marker {
+                    Some(id) => ids.push(id),
+                    None => fast.encode(&part[inner], &mut ids),
+                }
+            }
+        }
+        ids
+    }
+
+    /// With the library's parts, whatever the tokeniser.
+    pub fn encode_slow(&self, text: &str, allowed: Allowed) -> Result<Vec<u32>> {
         let mut pieces = PreTokenizedString::from(text);
         self.fill(&mut pieces, allowed).map_err(|error| Error::Encode(error.to_string()))?;
         let encoding = pieces.into_encoding(None, 0, OffsetType::None);
         Ok(encoding.map_err(|error| Error::Encode(error.to_string()))?.get_ids().to_vec())
     }
 
-    fn fill(&self, pieces: &mut PreTokenizedString, allowed: &dyn Fn(Range<usize>) -> bool) -> tokenizers::Result<()> {
+    fn fill(&self, pieces: &mut PreTokenizedString, allowed: Allowed) -> tokenizers::Result<()> {
         pieces.split(|_, text| cut(&self.raw_markers, &text, allowed))?;
         pieces.split(|_, mut text| {
             if let Some(normalizer) = &self.normalizer {
@@ -141,20 +180,16 @@ pub(crate) fn build(model: &mut Bpe) -> Result<BPE> {
 }
 
 /// Cuts a stretch of the text at the markers in it.
-fn cut(
-    markers: &Markers,
-    text: &NormalizedString,
-    allowed: &dyn Fn(Range<usize>) -> bool,
-) -> tokenizers::Result<Vec<Split>> {
+fn cut(markers: &Markers, text: &NormalizedString, allowed: Allowed) -> tokenizers::Result<Vec<Split>> {
     let begin = text.offsets_original().0;
     let in_original = |range: Range<usize>| {
         let original = text.convert_offsets(Offsets::Normalized(range));
-        original.is_some_and(|range| allowed(begin + range.start..begin + range.end))
+        original.is_some_and(|range| allowed.is_some_and(|f| f(begin + range.start..begin + range.end)))
     };
     let slice = |(range, id): (Range<usize>, Option<u32>)| {
         let part = text.slice(Offsets::Normalized(range)).ok_or("a marker begins inside a character")?;
         let token = id.map(|id| vec![Token::new(id, String::new(), (0, 0))]);
         Ok(Split::from((part, token)))
     };
-    markers.split(text.get(), &in_original).into_iter().map(slice).collect()
+    markers.split(text.get(), allowed.map(|_| &in_original as _)).into_iter().map(slice).collect()
 }

@@ -6,6 +6,7 @@
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
+use crate::fast::Cut;
 
 /// One way to cut text.
 pub(crate) struct Pre {
@@ -129,6 +130,17 @@ impl Pre {
             pre.normalizer() == *normalizer && essence(&pre.pre_tokenizer()) == essence(pre_tokenizer)
         };
         KNOWN.iter().filter(same)
+    }
+
+    /// The same way without expressions, if it is written out, and whether text is first composed.
+    pub fn fast(&self) -> Option<(Cut, bool)> {
+        let cut = match self.cuts {
+            Cuts::Gpt2 => Cut::Gpt2,
+            Cuts::Expressions([LLAMA3]) => Cut::Gpt4 { digits: 3 },
+            Cuts::Expressions([QWEN2]) => Cut::Gpt4 { digits: 1 },
+            _ => return None,
+        };
+        Some((cut, self.nfc))
     }
 
     /// The normalizer section.

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 use std::ops::Range;
 
-use crate::markers::Markers;
+use crate::markers::{Allowed, Markers};
 
 /// The letter that stands for a space.
 pub(crate) const SPACE: char = '▁';
@@ -42,7 +42,7 @@ struct Join {
 
 impl Spm {
     /// The ids of `text`. Special tokens count only where `allowed` says so of their range.
-    pub fn encode(&self, text: &str, allowed: &dyn Fn(Range<usize>) -> bool) -> Vec<u32> {
+    pub fn encode(&self, text: &str, allowed: Allowed) -> Vec<u32> {
         let mut ids = Vec::new();
         let mut after_marker = true;
         for (range, marker) in self.markers.split(text, allowed) {

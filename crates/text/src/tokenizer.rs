@@ -1,7 +1,6 @@
 //! The tokeniser: where it comes from, and what may be asked of it.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -10,6 +9,7 @@ use crate::chat::{ChatTemplate, RenderedPrompt, TemplateSources};
 use crate::decoder::{DecodeOptions, Decoder};
 use crate::document::{AddedToken, Document};
 use crate::error::{Error, Result};
+use crate::markers::Allowed;
 use crate::pieces::{ByteAlphabet, Spelling};
 use crate::pipeline::Pipeline;
 use crate::roles::{Roles, Settings};
@@ -136,7 +136,7 @@ impl Tokenizer {
 
     /// The ids of a text that a person wrote: special tokens in it are read as plain characters.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_where(text, &|_| false)
+        self.encode_where(text, None)
     }
 
     /// [`Self::encode`] with the tokens that the model expects around a whole text (often [`Self::bos`]).
@@ -148,16 +148,16 @@ impl Tokenizer {
     ///
     /// For prompts whose author is the program's user. Never for what came in through a chat.
     pub fn encode_with_markers(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_where(text, &|_| true)
+        self.encode_where(text, Some(&|_| true))
     }
 
     /// The ids of a rendered chat: special tokens that the template wrote are recognised, those that a message
     /// spells are plain characters.
     pub fn encode_prompt(&self, prompt: &RenderedPrompt) -> Result<Vec<u32>> {
-        self.encode_where(prompt.text(), &|range| prompt.is_trusted(range))
+        self.encode_where(prompt.text(), Some(&|range| prompt.is_trusted(range)))
     }
 
-    fn encode_where(&self, text: &str, allowed: &dyn Fn(Range<usize>) -> bool) -> Result<Vec<u32>> {
+    fn encode_where(&self, text: &str, allowed: Allowed) -> Result<Vec<u32>> {
         match &self.model {
             Model::Bpe(pipeline) => pipeline.encode(text, allowed),
             Model::Spm(spm) => Ok(spm.encode(text, allowed)),

@@ -89,6 +89,11 @@ fn hostile_templates_are_errors() {
         "{{ nothing.at.all }}",
         "{{ 'a' * 99999999999 }}",
         "{{ messages | tojson(indent=999999999) }}",
+        "{{ messages[0].content | indent(99999999999, true) }}",
+        "{{ messages[0].content | indent(first=true, width=99999999999) }}",
+        "{{ messages | batch(99999999999, 'x') }}",
+        "{{ '%99999999999d' | format(1) }}",
+        "{% set long = 'a' * 9999999 %}{% for i in range(9999) %}{{ long }}{% endfor %}",
         "{{ strftime_now('%Y') }}",
     ] {
         let start = Instant::now();

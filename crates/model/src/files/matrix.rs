@@ -30,15 +30,6 @@ pub(super) enum Data<'a> {
 }
 
 impl StoredMatrix<'_> {
-    /// Whether [`MatrixSource::format`] holds the values without loss: all but the K-quants of GGUF.
-    pub fn is_exact(&self) -> bool {
-        let encoding = match &self.data {
-            Data::Rows { encoding, .. } | Data::Columns { encoding, .. } => *encoding,
-            Data::Codes { .. } => return true,
-        };
-        !matches!(encoding, Encoding::Q4K | Encoding::Q5K | Encoding::Q6K)
-    }
-
     pub(super) fn read(&self, row: usize, out: &mut [f32]) {
         let row = self.order.stored(row);
         match &self.data {
@@ -60,6 +51,15 @@ impl StoredMatrix<'_> {
 impl ParameterRows for StoredMatrix<'_> {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether [`MatrixSource::format`] holds the values without loss: all but the K-quants of GGUF.
+    fn is_exact(&self) -> bool {
+        let encoding = match &self.data {
+            Data::Rows { encoding, .. } | Data::Columns { encoding, .. } => *encoding,
+            Data::Codes { .. } => return true,
+        };
+        !matches!(encoding, Encoding::Q4K | Encoding::Q5K | Encoding::Q6K)
     }
 
     /// Drops the file's pages that reading has brought into memory. They come back when read again.

@@ -1,6 +1,6 @@
 //! A training step's forward and backward pass through a decoder whose weights are f32.
 //!
-//! The forward pass runs the same operations as inference, over an f32 cache, and keeps on a [`Tape`] what gradients need. The backward pass walks it
+//! The forward pass runs the same operations as inference, over an f32 cache, and keeps what gradients need. The backward pass walks it
 //! from the loss to the embedding. Gradients are a decoder of the same shape ([`Decoder::zeros_like`]), added to until they are cleared.
 
 mod attention;
@@ -14,6 +14,7 @@ pub use parameters::{Held, Piece, SharedTensors, Tensors};
 use crate::decoder::{Decoder, Layer};
 use attention::AttentionTape;
 use ffn::FfnTape;
+use std::ops::Range;
 use tensor::{Chunk, Device, IGNORE, KV_BLOCK, KvCache, KvFormat, Tensor};
 
 /// Rows whose logits are held at a time.
@@ -265,7 +266,7 @@ impl Decoder {
         dresidual
     }
 
-    /// Calls `f` with (rows, final norm's output, gradient of the logits) for some rows at a time, losses written.
+    /// Hands the logits' gradients to `f`, some rows at a time, losses written.
     fn for_each_logits(
         &self,
         device: &mut Device,
@@ -273,7 +274,7 @@ impl Decoder {
         targets: &[u32],
         scale: f32,
         losses: &mut [f32],
-        f: &mut dyn FnMut(&mut Device, std::ops::Range<usize>, &Tensor, &Tensor),
+        f: &mut TakeLogits<'_>,
     ) {
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         for first in (0..residual.rows()).step_by(LOGIT_ROWS) {
@@ -291,6 +292,9 @@ impl Decoder {
         }
     }
 }
+
+/// Takes (device, rows, final norm's output, gradient of the logits).
+type TakeLogits<'a> = dyn FnMut(&mut Device, Range<usize>, &Tensor, &Tensor) + 'a;
 
 /// One chunk per document, blocks dealt out in order.
 fn documents<'a>(lens: &[usize], blocks: &'a [u32]) -> Vec<Chunk<'a>> {

@@ -20,7 +20,11 @@ pub fn config() -> Value {
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 pub fn tensors() -> Tensors {
-    let decoder = HfConfig::from_json(&config().to_string()).unwrap().decoder;
+    tensors_of(&config())
+}
+
+pub fn tensors_of(config: &Value) -> Tensors {
+    let decoder = HfConfig::from_json(&config.to_string()).unwrap().decoder;
     let table = ParameterTable::new(&decoder);
     let values = |count: usize| (0..count).map(|i| (i % 7) as f32 - 3.0).collect();
     table.iter().map(|p| (p.name.clone(), (p.shape.clone(), values(p.elements())))).collect()

@@ -175,6 +175,9 @@ fn cut(experts: &[Expert], dispatch: &Dispatch, workers: usize, matrix: impl Fn(
     work
 }
 
+/// Takes (entry, first hidden column), a part of that entry's row in panels of 16 taking turns, and the biases to add.
+type Put<'a> = dyn Fn((usize, usize), &[f32], Option<&[f32]>) + Sync + 'a;
+
 impl Device {
     /// `out[slot] = down(act(gate(x[row]), up(x[row])))` for every entry of `dispatch`; all experts have the same shape. `out` has a row per slot.
     pub fn expert_ffn(
@@ -236,14 +239,8 @@ impl Device {
         self.down(experts, dispatch, Input::Float(&saves.hidden), out);
     }
 
-    /// Gate and up of every entry; `put` takes (entry, first hidden column), a part of that entry's row in panels of 16 taking turns, and the biases to add.
-    fn gate_up(
-        &mut self,
-        experts: &[Expert],
-        dispatch: &Dispatch,
-        x: &Tensor,
-        put: &(dyn Fn((usize, usize), &[f32], Option<&[f32]>) + Sync),
-    ) {
+    /// Gate and up of every entry, each part handed to `put`.
+    fn gate_up(&mut self, experts: &[Expert], dispatch: &Dispatch, x: &Tensor, put: &Put<'_>) {
         let mut blocks = std::mem::take(&mut self.activations);
         let rows = dispatch.rows.iter().max().map_or(0, |&r| r as usize + 1);
         let input = self.input(experts[0].gate_up.format, x, rows, &mut blocks);

@@ -72,8 +72,8 @@ pub(crate) trait FloatWeights {
     const GROUP: usize = usize::MAX;
     /// Bytes of scales before each group.
     const SCALE_BYTES: usize = 0;
-    /// Half `v` (8 outputs) of input `j` of the step at `step`.
-    unsafe fn decode<I: Isa>(step: *const u8, scales: *const u8, j: usize, v: usize) -> I::F;
+    /// Half `v` (8 outputs) of input `j` of the step at `step`. If registers are `scarce`, what several inputs share is read again for each.
+    unsafe fn decode<I: Isa>(step: *const u8, scales: *const u8, j: usize, v: usize, scarce: bool) -> I::F;
 }
 
 /// f32 as it is.
@@ -82,7 +82,7 @@ impl FloatWeights for F32 {
     const STEP: usize = 1;
     const STEP_BYTES: usize = 64;
     #[inline(always)]
-    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, _: usize, v: usize) -> I::F {
+    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, _: usize, v: usize, _: bool) -> I::F {
         // SAFETY: within the step.
         unsafe { I::load(step.add(32 * v).cast()) }
     }
@@ -94,7 +94,7 @@ impl FloatWeights for F16 {
     const STEP: usize = 1;
     const STEP_BYTES: usize = 32;
     #[inline(always)]
-    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, _: usize, v: usize) -> I::F {
+    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, _: usize, v: usize, _: bool) -> I::F {
         // SAFETY: within the step.
         unsafe { I::load_f16(step.add(16 * v)) }
     }
@@ -106,14 +106,15 @@ impl FloatWeights for Bf16 {
     const STEP: usize = 2;
     const STEP_BYTES: usize = 64;
     #[inline(always)]
-    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, j: usize, v: usize) -> I::F {
-        // SAFETY: within the step.
+    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, j: usize, v: usize, scarce: bool) -> I::F {
+        // SAFETY: within the step, whose halves are aligned.
         unsafe {
+            let words = step.add(32 * v);
             if j == 0 {
-                I::float(I::shl::<16>(I::load_i(step.add(32 * v))))
-            } else {
-                I::float(I::and(I::reload_i(step.add(32 * v)), I::splat_i32(0xffff_0000u32 as i32)))
+                return I::float(I::shl::<16>(I::load_i(words)));
             }
+            let words = if scarce { I::reload_i(words) } else { I::load_i(words) };
+            I::float(I::and(words, I::splat_i32(0xffff_0000u32 as i32)))
         }
     }
 }
@@ -142,7 +143,7 @@ impl FloatWeights for Fp8 {
     const GROUP: usize = 128;
     const SCALE_BYTES: usize = 64;
     #[inline(always)]
-    unsafe fn decode<I: Isa>(step: *const u8, scales: *const u8, j: usize, v: usize) -> I::F {
+    unsafe fn decode<I: Isa>(step: *const u8, scales: *const u8, j: usize, v: usize, _: bool) -> I::F {
         // SAFETY: within the step and its scales.
         unsafe {
             let top = top_byte::<I>(I::load_i(step.add(32 * v)), j);
@@ -158,7 +159,7 @@ impl FloatWeights for PlainInt8 {
     const STEP: usize = 4;
     const STEP_BYTES: usize = 64;
     #[inline(always)]
-    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, j: usize, v: usize) -> I::F {
+    unsafe fn decode<I: Isa>(step: *const u8, _: *const u8, j: usize, v: usize, _: bool) -> I::F {
         // SAFETY: within the step.
         unsafe { I::to_f32(I::sar::<24>(top_byte::<I>(I::load_i(step.add(32 * v)), j))) }
     }
@@ -185,8 +186,8 @@ impl<W: FloatWeights> Kernel for Widen<W> {
                 panel = panel.add(W::SCALE_BYTES);
                 for _ in 0..W::GROUP.min(k - from) / W::STEP {
                     for j in 0..W::STEP {
-                        I::store(out, W::decode::<I>(panel, scales, j, 0));
-                        I::store(out.add(8), W::decode::<I>(panel, scales, j, 1));
+                        I::store(out, W::decode::<I>(panel, scales, j, 0, false));
+                        I::store(out.add(8), W::decode::<I>(panel, scales, j, 1, false));
                         out = out.add(16);
                     }
                     panel = panel.add(W::STEP_BYTES);
@@ -243,8 +244,8 @@ impl<W: FloatWeights, const MR: usize, const NP: usize, const ACCUMULATE: bool> 
                     for j in 0..W::STEP {
                         for n in 0..NP {
                             let w = [
-                                W::decode::<I>(panels[n].add(at), scales[n], j, 0),
-                                W::decode::<I>(panels[n].add(at), scales[n], j, 1),
+                                W::decode::<I>(panels[n].add(at), scales[n], j, 0, MR * NP >= 6),
+                                W::decode::<I>(panels[n].add(at), scales[n], j, 1, MR * NP >= 6),
                             ];
                             for r in 0..MR {
                                 let xk = I::splat(*x[r].add(k0 + j));
@@ -391,7 +392,7 @@ impl<W: IntWeights, const MR: usize, const NP: usize> Kernel for IntTile<W, MR, 
                 }
             }
             // Hidden from the compiler where it would unroll a whole block and run out of registers.
-            let loads = if MR * NP < 4 { 8 / W::PARTS } else { black_box(8 / W::PARTS) };
+            let loads = if MR < 4 { 8 / W::PARTS } else { black_box(8 / W::PARTS) };
             for b in 0..blocks {
                 let mut acc = [[[I::splat_i32(0); 2]; NP]; MR];
                 if !W::NARROW {

@@ -1,7 +1,7 @@
 //! What templates expect of Python: `json.dumps`, and methods of strings that the engine lacks.
 
-use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Error, ErrorKind, State};
+use minijinja::value::{Kwargs, StringInput, Value, ValueKind};
+use minijinja::{Error, ErrorKind, State, filters};
 use serde_json::Value as Json;
 
 /// Indents beyond this are refused.
@@ -46,10 +46,26 @@ fn indent_text(indent: &Value) -> Result<String, Error> {
     if let Some(text) = indent.as_str() {
         return Ok(text.into());
     }
-    match usize::try_from(indent.clone())? {
-        width if width <= WIDEST_INDENT => Ok(" ".repeat(width)),
-        width => Err(invalid(&format!("tojson: an indent of {width} is more than {WIDEST_INDENT}"))),
+    checked_width(usize::try_from(indent.clone())?).map(|width| " ".repeat(width))
+}
+
+fn checked_width(width: usize) -> Result<usize, Error> {
+    if width <= WIDEST_INDENT {
+        return Ok(width);
     }
+    Err(invalid(&format!("an indent of {width} is more than {WIDEST_INDENT}")))
+}
+
+/// The engine's `indent` filter, with a width that is checked.
+pub(super) fn indent(
+    text: StringInput<'_>,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    named: Kwargs,
+) -> Result<Value, Error> {
+    let width = width.map_or_else(|| named.get::<Option<usize>>("width"), |width| Ok(Some(width)))?;
+    filters::indent(text, Some(checked_width(width.unwrap_or(4))?), first, blank, named)
 }
 
 fn write_json(json: &Json, layout: &Layout, depth: usize, out: &mut String) {

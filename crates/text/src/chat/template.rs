@@ -1,6 +1,7 @@
 //! Renders chats as `transformers` does.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 
 use minijinja::syntax::SyntaxConfig;
@@ -20,6 +21,9 @@ const FUEL: u64 = 10_000_000;
 
 /// How deep macros may call each other.
 const DEPTH: usize = 100;
+
+/// Bytes that a chat may become.
+const LONGEST: usize = 64 << 20;
 
 /// The template that is used for requests with tools, if there is one.
 const TOOL_USE: &str = "tool_use";
@@ -168,7 +172,26 @@ impl ChatTemplate {
             let strftime = move |format: &str| now.format(format).map_err(|error| python::invalid(&error));
             variables.insert("strftime_now", Value::from_function(strftime));
         }
-        self.environment.get_template(name).map_err(failed)?.render(variables).map_err(failed)
+        let mut out = Bounded(Vec::new());
+        let template = self.environment.get_template(name).map_err(failed)?;
+        template.render_captured_to(variables, &mut out).map_err(failed)?;
+        String::from_utf8(out.0).map_err(|_| failed(python::invalid("the chat is not UTF-8")))
+    }
+}
+
+/// Text up to [`LONGEST`] bytes.
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > LONGEST {
+            return Err(io::Error::other(format!("the chat is longer than {LONGEST} bytes")));
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -194,6 +217,11 @@ fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> 
     environment.set_recursion_limit(DEPTH);
     environment.set_unknown_method_callback(python::method);
     environment.add_filter("tojson", python::tojson);
+    environment.add_filter("indent", python::indent);
+    // A number given to these is an amount of memory, and no chat needs them.
+    for name in ["batch", "format", "slice"] {
+        environment.remove_filter(name);
+    }
     environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
         let refusal = Refusal(message);
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, refusal.0.clone()).with_source(refusal))

@@ -15,7 +15,7 @@ use model::{Checkpoint, Decoder, LoadOptions, Parameters};
 use serde::{Deserialize, Serialize};
 use spec::ParameterTable;
 use spec::recipe::Recipe;
-use std::fs;
+use std::{fs, io};
 use std::path::{Path, PathBuf};
 use tensor::{Device, Format};
 
@@ -138,7 +138,7 @@ impl Checkpoints {
         }
     }
 
-    /// Removes all but the newest `last`, those of steps that are a multiple of `every`, and that of step `current`.
+    /// Removes all but the newest `last` and those of steps that are a multiple of `every`.
     ///
     /// # Errors
     /// A folder that cannot be removed.
@@ -167,9 +167,9 @@ impl Checkpoints {
     }
 
     fn names(&self) -> Result<Vec<String>, TrainError> {
-        let read = || fs::read_dir(&self.folder)?.map(|entry| entry.map(|e| e.file_name())).collect();
-        let names: Vec<_> = read().map_err(TrainError::io("read", &self.folder))?;
-        Ok(names.into_iter().map(|name| name.to_string_lossy().into_owned()).collect())
+        let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+        let names = fs::read_dir(&self.folder).and_then(|entries| entries.map(name).collect());
+        names.map_err(TrainError::io("read", &self.folder))
     }
 }
 
@@ -225,7 +225,7 @@ fn read_state(folder: &Path) -> Result<State, String> {
 /// Removes a folder if it is there.
 fn remove(folder: &Path) -> Result<(), TrainError> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io("remove", folder)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(TrainError::io("remove", folder)(error)),
         _ => Ok(()),
     }
 }

@@ -144,9 +144,11 @@ impl Metadata {
         }
     }
 
-    /// Every row of the embedding needs a token: rows beyond the vocabulary get unused ones.
+    /// Every row of the embedding needs a token: rows beyond the vocabulary get unused ones. A file without a
+    /// vocabulary says so, or llama.cpp refuses it.
     pub(super) fn vocabulary(&mut self, v: &Vocabulary, rows: usize) -> Result<(), FileError> {
         if v.tokens.is_empty() {
+            self.text("tokenizer.ggml.model", "no_vocab");
             return Ok(());
         }
         if v.tokens.len() > rows {

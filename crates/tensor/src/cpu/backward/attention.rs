@@ -105,7 +105,9 @@ impl Head<'_> {
         let mut dq = vec![0f32; QUERY_BLOCK * lanes];
         let mut panel = vec![0f32; QUERY_BLOCK * PANEL];
         let per_kv = self.spec.heads / self.kv_heads;
-        for head in self.kv_head * per_kv..(self.kv_head + 1) * per_kv {
+        let first_head = self.kv_head * per_kv;
+        for (number, dsink) in dsinks[first_head..first_head + per_kv].iter_mut().enumerate() {
+            let head = first_head + number;
             let column = head * dim;
             for first in (0..len).step_by(QUERY_BLOCK) {
                 let rows = QUERY_BLOCK.min(len - first);
@@ -126,7 +128,7 @@ impl Head<'_> {
                     let pull: f32 = p.iter().zip(ds.iter()).map(|(p, d)| p * d).sum();
                     ds.iter_mut().zip(p.iter()).for_each(|(d, p)| *d = p * (*d - pull) * self.spec.scale);
                     if self.spec.sinks.is_some() {
-                        dsinks[head] -= sink * pull;
+                        *dsink -= sink * pull;
                     }
                 }
                 dq.fill(0.0);
