@@ -13,6 +13,9 @@ pub enum End {
     /// The command line asks for something that makes no sense: exit status 2, as for what `clap` refuses.
     #[error("{0}")]
     Misuse(String),
+    /// Training could not go on from its own numbers: exit status 3.
+    #[error("{0}")]
+    Diverged(String),
     /// Whoever read standard output has gone: nothing is left to say.
     #[error("standard output is closed")]
     Closed,
@@ -38,6 +41,7 @@ pub fn report(report: &Report) -> ExitCode {
     let status = match report.downcast_ref::<End>() {
         Some(End::Closed) => return ExitCode::SUCCESS,
         Some(End::Misuse(_)) => 2,
+        Some(End::Diverged(_)) => 3,
         None => 1,
     };
     let mut text = format!("error: {}\n", chain(report.as_ref()));

@@ -31,6 +31,7 @@ enum Command {
     Generate(commands::generate::Generate),
     Inspect(commands::inspect::Inspect),
     Tokenizer(commands::tokenizer::Tokens),
+    Train(commands::train::Train),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Generate(generate) => generate.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Tokenizer(tokenizer) => tokenizer.run(),
+        Command::Train(train) => train.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

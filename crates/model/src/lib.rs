@@ -5,8 +5,10 @@ pub mod decoder;
 mod ffn;
 pub mod files;
 pub mod load;
+pub mod parameters;
 pub mod training;
 
 pub use decoder::{Batch, Decoder, Workspace};
 pub use files::Checkpoint;
 pub use load::{LoadError, LoadOptions};
+pub use parameters::{ParameterRows, Parameters};

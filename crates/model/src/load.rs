@@ -3,9 +3,12 @@
 use crate::attention::Attention;
 use crate::decoder::{Decoder, Layer};
 use crate::ffn::{FeedForward, Router};
-use crate::files::{Checkpoint, FileError, StoredMatrix, check_finite};
+use crate::files::{Checkpoint, FileError, check_finite};
+use crate::parameters::{ParameterRows, Parameters};
 use comm::Parallel;
-use spec::{Activation, DecoderConfig, DenseFfn, ExpertFfn, Ffn, ParameterId, Position, Role};
+use spec::{
+    Activation, DecoderConfig, DenseFfn, ExpertFfn, Ffn, Parameter, ParameterId, ParameterTable, Position, Role,
+};
 use tensor::{Device, Expert, Format, Gating, Interleaved, Matrix, MatrixSource, RopeTable, RouterKind, Stacked};
 
 /// How to load.
@@ -45,7 +48,21 @@ impl Decoder {
     /// # Errors
     /// A parameter that is missing, misshapen or not finite, by name; a context that cannot be served.
     pub fn load(checkpoint: &Checkpoint, device: &mut Device, options: &LoadOptions<'_>) -> Result<Self, LoadError> {
-        let config = checkpoint.decoder().clone();
+        Self::from_parameters(checkpoint, &checkpoint.table, checkpoint.decoder(), device, options)
+    }
+
+    /// The same from any source. `table` must be that of `config`.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn from_parameters(
+        source: &dyn Parameters,
+        table: &ParameterTable,
+        config: &DecoderConfig,
+        device: &mut Device,
+        options: &LoadOptions<'_>,
+    ) -> Result<Self, LoadError> {
+        let config = config.clone();
         let context = options.context.unwrap_or(config.max_context);
         if !(1..=MOST_CONTEXT).contains(&context) {
             return Err(LoadError::Context { context, most: MOST_CONTEXT });
@@ -58,7 +75,7 @@ impl Decoder {
             Position::Alibi => None,
         };
         let total = config.layers.iter().map(|l| 2 + matrices(&l.ffn)).sum::<usize>() + 2;
-        let mut loader = Loader { checkpoint, device, options, config: &config, packed: 0, total };
+        let mut loader = Loader { source, table, device, options, config: &config, packed: 0, total };
         let embedding = loader.embedding()?;
         let layers = (0..config.layers.len()).map(|i| loader.layer(i)).collect::<Result<_, _>>()?;
         let final_norm = loader.vector(ParameterId::global(Role::FinalNorm))?;
@@ -79,7 +96,8 @@ fn matrices(ffn: &Ffn) -> usize {
 }
 
 struct Loader<'a, 'd> {
-    checkpoint: &'a Checkpoint,
+    source: &'a dyn Parameters,
+    table: &'a ParameterTable,
     device: &'d mut Device,
     options: &'a LoadOptions<'a>,
     config: &'a DecoderConfig,
@@ -87,31 +105,35 @@ struct Loader<'a, 'd> {
     total: usize,
 }
 
-impl Loader<'_, '_> {
+impl<'a> Loader<'a, '_> {
     fn vector(&self, id: ParameterId) -> Result<Vec<f32>, LoadError> {
-        Ok(self.checkpoint.vector(id)?)
+        Ok(self.source.vector(self.parameter(id)?)?)
     }
 
     fn optional_vector(&self, present: bool, id: ParameterId) -> Result<Option<Vec<f32>>, LoadError> {
         present.then(|| self.vector(id)).transpose()
     }
 
-    /// Packs what `join` makes of the parameters' matrices, and lets go of the file's pages.
+    fn parameter(&self, id: ParameterId) -> Result<&'a Parameter, FileError> {
+        self.table.get(id).ok_or(FileError::NoSuchParameter(id))
+    }
+
+    /// Packs what `join` makes of the parameters' matrices, and lets go of what it has read.
     fn pack(
         &mut self,
         ids: &[ParameterId],
         format: Option<Format>,
         join: impl Fn(&[&dyn MatrixSource], &mut dyn FnMut(&dyn MatrixSource)),
     ) -> Result<Matrix, LoadError> {
-        let stored: Vec<StoredMatrix<'_>> =
-            ids.iter().map(|&id| self.checkpoint.matrix(id)).collect::<Result<_, _>>()?;
-        let sources: Vec<&dyn MatrixSource> = stored.iter().map(|s| s as &dyn MatrixSource).collect();
+        let matrices: Vec<Box<dyn ParameterRows>> =
+            ids.iter().map(|&id| self.source.matrix(self.parameter(id)?)).collect::<Result<_, _>>()?;
+        let sources: Vec<&dyn MatrixSource> = matrices.iter().map(|m| &**m as &dyn MatrixSource).collect();
         let mut packed = None;
         join(&sources, &mut |source| {
             let format = format.unwrap_or_else(|| source.format());
-            packed = Some(Matrix::pack(self.device, source, format).map_err(|_| not_held(&stored, format)));
+            packed = Some(Matrix::pack(self.device, source, format).map_err(|_| not_held(&matrices, format)));
         });
-        stored.iter().for_each(StoredMatrix::release);
+        matrices.iter().for_each(|matrix| matrix.release());
         self.packed += 1;
         if let Some(progress) = self.options.progress {
             progress(self.packed, self.total);
@@ -130,7 +152,7 @@ impl Loader<'_, '_> {
     /// matrices where these are floats, and are int8 otherwise.
     fn embedding(&mut self) -> Result<Matrix, LoadError> {
         let id = ParameterId::global(Role::Embedding);
-        let exact = self.checkpoint.matrix(id)?.is_exact();
+        let exact = self.source.matrix(self.parameter(id)?)?.is_exact();
         let float = |format: &Format| matches!(format, Format::F32 | Format::F16 | Format::Bf16);
         let follows = |format: &Format| self.config.tie_embeddings || *format == Format::F32 || !exact && float(format);
         self.matrix(id, self.options.weights.filter(follows))
@@ -218,7 +240,7 @@ impl Loader<'_, '_> {
 }
 
 /// Which weight could not be packed: the first that is no finite number, else the largest, which is too large for the format.
-fn not_held(matrices: &[StoredMatrix<'_>], format: Format) -> FileError {
+fn not_held(matrices: &[Box<dyn ParameterRows + '_>], format: Format) -> FileError {
     let mut largest = ("", 0f32);
     let mut values = Vec::new();
     for matrix in matrices {

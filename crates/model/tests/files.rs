@@ -3,6 +3,7 @@
 mod common;
 
 use common::{assert_same, fixture_model, fixture_models, fixtures, values};
+use model::ParameterRows;
 use model::files::{
     Checkpoint, FileError, GgufWeights, StoredMatrix, Tokens, Vocabulary, Weights, write_gguf, write_safetensors,
 };

@@ -277,6 +277,11 @@ impl Builder<'_> {
         let init = match shape {
             _ if id.role.is_norm() => Init::Ones,
             [_] if id.role != Role::Sinks => Init::Zeros,
+            // What is added to the residual stream, twice a layer, adds up to the same whatever the depth (GPT-2).
+            _ if matches!(id.role, Role::OProj | Role::Down) => {
+                let additions = 2.0 * self.config.layers.len() as f32;
+                Init::Normal { std: INITIAL_STD / additions.sqrt() }
+            }
             _ => Init::Normal { std: INITIAL_STD },
         };
         self.parameters.push(Parameter {

@@ -35,11 +35,16 @@ const READ_TIME: Duration = Duration::from_millis(800);
 pub fn measure(device: &mut Device) -> Limits {
     let (read_gb_s, read_gb_s_median) = read_rate(device);
     Limits {
-        fma_gflops: arithmetic_rate(device, Fma::OPERATIONS, |rounds| Fma { rounds }),
+        fma_gflops: fma_gflops(device),
         int8_gops: arithmetic_rate(device, ByteProducts::OPERATIONS, |rounds| ByteProducts { rounds }),
         read_gb_s,
         read_gb_s_median,
     }
+}
+
+/// [`Limits::fma_gflops`] alone; takes about half a second.
+pub fn fma_gflops(device: &mut Device) -> f64 {
+    arithmetic_rate(device, Fma::OPERATIONS, |rounds| Fma { rounds })
 }
 
 /// The best rate, in 10^9 operations per second, of `kernel(rounds)` run on all threads.

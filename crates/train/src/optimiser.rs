@@ -94,7 +94,17 @@ impl Optimiser {
         [("first", &mut self.first), ("second", &mut self.second)]
     }
 
+    /// The state by name, to be saved.
+    pub fn state(&self) -> [(&'static str, &Decoder); 2] {
+        [("first", &self.first), ("second", &self.second)]
+    }
+
     /// Updates so far; part of the state.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Updates so far, to be restored.
     pub fn steps_mut(&mut self) -> &mut u64 {
         &mut self.steps
     }

@@ -7,3 +7,4 @@ pub mod eval;
 pub mod generate;
 pub mod inspect;
 pub mod tokenizer;
+pub mod train;

@@ -5,6 +5,7 @@ use super::matrix::StoredMatrix;
 use super::placement::Placement;
 use super::tensors::{Encoding, TensorStore};
 use super::{FileError, check_finite, safetensors};
+use crate::parameters::{ParameterRows, Parameters};
 use spec::{DecoderConfig, HfConfig, Parameter, ParameterId, ParameterTable};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -167,6 +168,16 @@ impl Checkpoint {
             }
             Tokens::Gguf(_) => gguf::is_known_extra(name),
         }
+    }
+}
+
+impl Parameters for Checkpoint {
+    fn matrix<'a>(&'a self, parameter: &'a Parameter) -> Result<Box<dyn ParameterRows + 'a>, FileError> {
+        Ok(Box::new(self.matrix(parameter.id)?))
+    }
+
+    fn vector(&self, parameter: &Parameter) -> Result<Vec<f32>, FileError> {
+        self.vector(parameter.id)
     }
 }
 

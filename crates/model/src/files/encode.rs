@@ -1,12 +1,13 @@
 //! From a checkpoint's parameters to the bytes of another file, a row at a time.
 
 use super::floats::{push_bf16, push_f16};
-use super::matrix::{StoredMatrix, tensor_format};
+use super::matrix::tensor_format;
 use super::tensors::Encoding;
 use super::{FileError, check_finite};
+use crate::parameters::ParameterRows;
 use spec::WeightFormat;
 use tensor::format::quantise_row;
-use tensor::{Format, MatrixSource};
+use tensor::Format;
 
 /// What to write values as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,7 @@ pub(super) struct Encoder {
 
 impl Encoder {
     /// Reads a row and checks it.
-    pub(super) fn read(&mut self, matrix: &StoredMatrix, row: usize) -> Result<&[f32], FileError> {
+    pub(super) fn read(&mut self, matrix: &dyn ParameterRows, row: usize) -> Result<&[f32], FileError> {
         self.values.resize(matrix.cols(), 0.0);
         matrix.read_f32(row, &mut self.values);
         check_finite(matrix.name(), row, &self.values)?;
@@ -65,7 +66,7 @@ impl Encoder {
     /// Appends a row to `out`; the scales of [`Target::Codes`] go to `scales`.
     pub(super) fn row(
         &mut self,
-        matrix: &StoredMatrix,
+        matrix: &dyn ParameterRows,
         row: usize,
         target: Target,
         out: &mut Vec<u8>,
@@ -92,7 +93,7 @@ impl Encoder {
     }
 
     /// Fills codes and scales: the source's own where it has them in this format, so that nothing is rounded twice.
-    fn quantise(&mut self, matrix: &StoredMatrix, row: usize, format: Format) -> Result<(), FileError> {
+    fn quantise(&mut self, matrix: &dyn ParameterRows, row: usize, format: Format) -> Result<(), FileError> {
         let cols = matrix.cols();
         self.codes.resize(cols, 0);
         self.scales.resize(cols.div_ceil(format.group()), 0.0);

@@ -5,6 +5,7 @@ use super::gguf::quants;
 use super::mapped::Bytes;
 use super::placement::{CodeLayout, RowOrder};
 use super::tensors::Encoding;
+use crate::parameters::ParameterRows;
 use spec::WeightFormat;
 use tensor::format::e4m3_to_f32;
 use tensor::{Format, MatrixSource};
@@ -29,31 +30,6 @@ pub(super) enum Data<'a> {
 }
 
 impl StoredMatrix<'_> {
-    /// The tensor that holds it, for messages.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Whether [`MatrixSource::format`] holds the values without loss: all but the K-quants of GGUF.
-    pub fn is_exact(&self) -> bool {
-        let encoding = match &self.data {
-            Data::Rows { encoding, .. } | Data::Columns { encoding, .. } => *encoding,
-            Data::Codes { .. } => return true,
-        };
-        !matches!(encoding, Encoding::Q4K | Encoding::Q5K | Encoding::Q6K)
-    }
-
-    /// Drops the file's pages that reading has brought into memory. They come back when read again.
-    pub fn release(&self) {
-        match &self.data {
-            Data::Rows { bytes, .. } | Data::Columns { bytes, .. } => bytes.release(),
-            Data::Codes { codes, scales, .. } => {
-                codes.release();
-                scales.release();
-            }
-        }
-    }
-
     pub(super) fn read(&self, row: usize, out: &mut [f32]) {
         let row = self.order.stored(row);
         match &self.data {
@@ -69,6 +45,32 @@ impl StoredMatrix<'_> {
         let (values, block) = encoding.block();
         let length = self.cols / values * block;
         &bytes.slice()[row * length..][..length]
+    }
+}
+
+impl ParameterRows for StoredMatrix<'_> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether [`MatrixSource::format`] holds the values without loss: all but the K-quants of GGUF.
+    fn is_exact(&self) -> bool {
+        let encoding = match &self.data {
+            Data::Rows { encoding, .. } | Data::Columns { encoding, .. } => *encoding,
+            Data::Codes { .. } => return true,
+        };
+        !matches!(encoding, Encoding::Q4K | Encoding::Q5K | Encoding::Q6K)
+    }
+
+    /// Drops the file's pages that reading has brought into memory. They come back when read again.
+    fn release(&self) {
+        match &self.data {
+            Data::Rows { bytes, .. } | Data::Columns { bytes, .. } => bytes.release(),
+            Data::Codes { codes, scales, .. } => {
+                codes.release();
+                scales.release();
+            }
+        }
     }
 }
 

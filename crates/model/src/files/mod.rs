@@ -17,7 +17,7 @@ mod tensors;
 pub use checkpoint::{Checkpoint, TensorInfo, Tokens};
 pub use gguf::{GgufWeights, Vocabulary, write_gguf};
 pub use matrix::StoredMatrix;
-pub use safetensors::{Weights, write_safetensors};
+pub use safetensors::{Weights, copy_companion_files, write_parameters, write_safetensors};
 
 use spec::{HfError, InvalidConfig};
 use std::io;

@@ -5,9 +5,11 @@
 
 mod attention;
 mod ffn;
+mod fresh;
 mod parameters;
 
-pub use parameters::{Held, Tensors};
+pub use fresh::{Fresh, Upcycled};
+pub use parameters::{Held, Piece, SharedTensors, Tensors};
 
 use crate::decoder::{Decoder, Layer};
 use attention::AttentionTape;

@@ -5,9 +5,11 @@
 use crate::attention::Attention;
 use crate::decoder::{Decoder, Layer};
 use crate::ffn::{FeedForward, Router};
+use crate::files::FileError;
+use crate::parameters::{ParameterRows, Parameters};
 use comm::Parallel;
-use spec::{ParameterId, Role};
-use tensor::{Expert, Matrix, PANEL};
+use spec::{Parameter, ParameterId, Role};
+use tensor::{Expert, Format, Matrix, MatrixSource, PANEL};
 
 /// One tensor as a decoder holds it, and the parameters in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,7 +55,16 @@ impl Piece {
     }
 }
 
-/// One of a decoder's tensors, to read or to change.
+/// One tensor of a decoder.
+#[derive(Clone, Copy)]
+pub enum SharedTensors<'a> {
+    /// In panels.
+    Matrix(&'a Matrix),
+    /// As it is.
+    Vector(&'a [f32]),
+}
+
+/// One tensor of a decoder, to be changed.
 pub enum Tensors<'a> {
     /// In panels.
     Matrix(&'a mut Matrix),
@@ -95,113 +106,128 @@ impl<'a> Tensors<'a> {
     }
 }
 
-/// Collects tensors and what is in them in one walk.
-struct Walk<'a> {
-    tensors: Vec<(Held, Tensors<'a>)>,
+fn whole(id: ParameterId, rows: usize) -> Vec<Piece> {
+    vec![Piece { id, rows, place: Place::From(0) }]
 }
 
-impl<'a> Walk<'a> {
-    fn matrix(&mut self, matrix: &'a mut Matrix, pieces: Vec<Piece>) {
-        let shape = vec![matrix.rows(), matrix.cols()];
-        self.tensors.push((Held { pieces, shape }, Tensors::Matrix(matrix)));
-    }
+/// Queries, keys and values (or their biases), one after the other.
+fn stacked(layer: usize, roles: [Role; 3], rows: [usize; 3]) -> Vec<Piece> {
+    let mut first = 0;
+    let piece = |(role, rows)| {
+        let piece = Piece { id: ParameterId::layer(role, layer), rows, place: Place::From(first) };
+        first += rows;
+        piece
+    };
+    roles.into_iter().zip(rows).map(piece).collect()
+}
 
-    fn vector(&mut self, vector: &'a mut [f32], pieces: Vec<Piece>) {
-        let shape = vec![vector.len()];
-        self.tensors.push((Held { pieces, shape }, Tensors::Vector(vector)));
-    }
+/// Gate and up (or their biases), taking turns.
+fn alternating(gate: ParameterId, up: ParameterId, rows: usize) -> Vec<Piece> {
+    let piece = |id, first| Piece { id, rows, place: Place::Alternating(first) };
+    vec![piece(gate, 0), piece(up, PANEL)]
+}
 
-    fn whole_matrix(&mut self, id: ParameterId, matrix: &'a mut Matrix) {
-        let piece = Piece { id, rows: matrix.rows(), place: Place::From(0) };
-        self.matrix(matrix, vec![piece]);
-    }
+/// The walk over a decoder's tensors, once for shared and once for unique access.
+macro_rules! walk {
+    ($walk:ident, $tensors:ident, $doc:literal, $visit:ident $(, $mut:tt)?) => {
+        struct $walk<'a>(Vec<(Held, $tensors<'a>)>);
 
-    fn whole_vector(&mut self, id: ParameterId, vector: &'a mut [f32]) {
-        let piece = Piece { id, rows: vector.len(), place: Place::From(0) };
-        self.vector(vector, vec![piece]);
-    }
+        impl<'a> $walk<'a> {
+            fn matrix(&mut self, matrix: &'a $($mut)? Matrix, pieces: Vec<Piece>) {
+                let shape = vec![matrix.rows(), matrix.cols()];
+                self.0.push((Held { pieces, shape }, $tensors::Matrix(matrix)));
+            }
 
-    fn attention(&mut self, layer: usize, attention: &'a mut Attention, q: usize, kv: usize) {
-        let id = |role| ParameterId::layer(role, layer);
-        let stacked = |roles: [Role; 3]| {
-            let mut first = 0;
-            let piece = |(role, rows)| {
-                let piece = Piece { id: id(role), rows, place: Place::From(first) };
-                first += rows;
-                piece
-            };
-            roles.into_iter().zip([q, kv, kv]).map(piece).collect::<Vec<_>>()
-        };
-        self.matrix(&mut attention.qkv, stacked([Role::QProj, Role::KProj, Role::VProj]));
-        if let Some(bias) = &mut attention.qkv_bias {
-            self.vector(bias, stacked([Role::QBias, Role::KBias, Role::VBias]));
-        }
-        self.whole_matrix(id(Role::OProj), &mut attention.output);
-        if let Some(bias) = &mut attention.output_bias {
-            self.whole_vector(id(Role::OBias), bias);
-        }
-        if let Some((q, k)) = &mut attention.qk_norms {
-            self.whole_vector(id(Role::QNorm), q);
-            self.whole_vector(id(Role::KNorm), k);
-        }
-        if let Some(sinks) = &mut attention.sinks {
-            self.whole_vector(id(Role::Sinks), sinks);
-        }
-    }
+            fn vector(&mut self, vector: &'a $($mut)? [f32], pieces: Vec<Piece>) {
+                let shape = vec![vector.len()];
+                self.0.push((Held { pieces, shape }, $tensors::Vector(vector)));
+            }
 
-    fn expert(&mut self, layer: usize, number: Option<usize>, expert: &'a mut Expert) {
-        let id = |role| ParameterId { role, layer: Some(layer), expert: number };
-        let rows = expert.down.cols();
-        let alternating = |gate, up| {
-            let piece = |role, first| Piece { id: id(role), rows, place: Place::Alternating(first) };
-            vec![piece(gate, 0), piece(up, PANEL)]
-        };
-        self.matrix(&mut expert.gate_up, alternating(Role::Gate, Role::Up));
-        if let Some(bias) = &mut expert.gate_up_bias {
-            self.vector(bias, alternating(Role::GateBias, Role::UpBias));
-        }
-        self.whole_matrix(id(Role::Down), &mut expert.down);
-        if let Some(bias) = &mut expert.down_bias {
-            self.whole_vector(id(Role::DownBias), bias);
-        }
-    }
+            fn whole_matrix(&mut self, id: ParameterId, matrix: &'a $($mut)? Matrix) {
+                let pieces = whole(id, matrix.rows());
+                self.matrix(matrix, pieces);
+            }
 
-    fn ffn(&mut self, layer: usize, ffn: &'a mut FeedForward) {
-        let routed = ffn.router.is_some();
-        if let Some(router) = &mut ffn.router {
-            self.whole_matrix(ParameterId::layer(Role::Router, layer), &mut router.weight);
-            if let Some(bias) = &mut router.bias {
-                self.whole_vector(ParameterId::layer(Role::RouterBias, layer), bias);
+            fn whole_vector(&mut self, id: ParameterId, vector: &'a $($mut)? [f32]) {
+                let pieces = whole(id, vector.len());
+                self.vector(vector, pieces);
+            }
+
+            fn attention(&mut self, layer: usize, attention: &'a $($mut)? Attention, rows: [usize; 3]) {
+                let id = |role| ParameterId::layer(role, layer);
+                self.matrix(& $($mut)? attention.qkv, stacked(layer, [Role::QProj, Role::KProj, Role::VProj], rows));
+                if let Some(bias) = & $($mut)? attention.qkv_bias {
+                    self.vector(bias, stacked(layer, [Role::QBias, Role::KBias, Role::VBias], rows));
+                }
+                self.whole_matrix(id(Role::OProj), & $($mut)? attention.output);
+                if let Some(bias) = & $($mut)? attention.output_bias {
+                    self.whole_vector(id(Role::OBias), bias);
+                }
+                if let Some((q, k)) = & $($mut)? attention.qk_norms {
+                    self.whole_vector(id(Role::QNorm), q);
+                    self.whole_vector(id(Role::KNorm), k);
+                }
+                if let Some(sinks) = & $($mut)? attention.sinks {
+                    self.whole_vector(id(Role::Sinks), sinks);
+                }
+            }
+
+            fn expert(&mut self, layer: usize, number: Option<usize>, expert: &'a $($mut)? Expert) {
+                let id = |role| ParameterId { role, layer: Some(layer), expert: number };
+                let rows = expert.down.cols();
+                self.matrix(& $($mut)? expert.gate_up, alternating(id(Role::Gate), id(Role::Up), rows));
+                if let Some(bias) = & $($mut)? expert.gate_up_bias {
+                    self.vector(bias, alternating(id(Role::GateBias), id(Role::UpBias), rows));
+                }
+                self.whole_matrix(id(Role::Down), & $($mut)? expert.down);
+                if let Some(bias) = & $($mut)? expert.down_bias {
+                    self.whole_vector(id(Role::DownBias), bias);
+                }
+            }
+
+            fn ffn(&mut self, layer: usize, ffn: &'a $($mut)? FeedForward) {
+                let routed = ffn.router.is_some();
+                if let Some(router) = & $($mut)? ffn.router {
+                    self.whole_matrix(ParameterId::layer(Role::Router, layer), & $($mut)? router.weight);
+                    if let Some(bias) = & $($mut)? router.bias {
+                        self.whole_vector(ParameterId::layer(Role::RouterBias, layer), bias);
+                    }
+                }
+                for (e, expert) in (& $($mut)? ffn.experts).into_iter().enumerate() {
+                    self.expert(layer, routed.then_some(e), expert);
+                }
+                if let Some(shared) = & $($mut)? ffn.shared {
+                    self.expert(layer, None, shared);
+                }
             }
         }
-        for (e, expert) in ffn.experts.iter_mut().enumerate() {
-            self.expert(layer, routed.then_some(e), expert);
+
+        impl Decoder {
+            #[doc = $doc]
+            pub fn $visit(& $($mut)? self) -> Vec<(Held, $tensors<'_>)> {
+                let (q, kv) = (self.config.q_size(), self.config.kv_size());
+                let mut walk = $walk(Vec::new());
+                walk.whole_matrix(ParameterId::global(Role::Embedding), & $($mut)? self.embedding);
+                for (i, layer) in (& $($mut)? self.layers).into_iter().enumerate() {
+                    walk.whole_vector(ParameterId::layer(Role::AttentionNorm, i), & $($mut)? layer.attention_norm);
+                    walk.attention(i, & $($mut)? layer.attention, [q, kv, kv]);
+                    walk.whole_vector(ParameterId::layer(Role::FfnNorm, i), & $($mut)? layer.ffn_norm);
+                    walk.ffn(i, & $($mut)? layer.ffn);
+                }
+                walk.whole_vector(ParameterId::global(Role::FinalNorm), & $($mut)? self.final_norm);
+                if let Some(head) = & $($mut)? self.head {
+                    walk.whole_matrix(ParameterId::global(Role::Head), head);
+                }
+                walk.0
+            }
         }
-        if let Some(shared) = &mut ffn.shared {
-            self.expert(layer, None, shared);
-        }
-    }
+    };
 }
 
-impl Decoder {
-    /// Every tensor with the parameters in it, in the order of layers.
-    pub fn tensors_mut(&mut self) -> Vec<(Held, Tensors<'_>)> {
-        let (q, kv) = (self.config.q_size(), self.config.kv_size());
-        let mut walk = Walk { tensors: Vec::new() };
-        walk.whole_matrix(ParameterId::global(Role::Embedding), &mut self.embedding);
-        for (i, layer) in self.layers.iter_mut().enumerate() {
-            walk.whole_vector(ParameterId::layer(Role::AttentionNorm, i), &mut layer.attention_norm);
-            walk.attention(i, &mut layer.attention, q, kv);
-            walk.whole_vector(ParameterId::layer(Role::FfnNorm, i), &mut layer.ffn_norm);
-            walk.ffn(i, &mut layer.ffn);
-        }
-        walk.whole_vector(ParameterId::global(Role::FinalNorm), &mut self.final_norm);
-        if let Some(head) = &mut self.head {
-            walk.whole_matrix(ParameterId::global(Role::Head), head);
-        }
-        walk.tensors
-    }
+walk!(Walk, SharedTensors, "Every tensor with the parameters in it, in the order of layers.", tensors);
+walk!(WalkMut, Tensors, "[`Decoder::tensors`], to be changed.", tensors_mut, mut);
 
+impl Decoder {
     /// A decoder of the same shape whose tensors are f32 zeros: gradients, or optimiser state.
     pub fn zeros_like(&self) -> Self {
         let matrix = |m: &Matrix| Matrix::zeros(m.rows(), m.cols());
@@ -253,13 +279,11 @@ impl Decoder {
     }
 
     /// The values of a parameter, rows one after the other; `None` if the decoder has no such parameter.
-    pub fn read_parameter(&mut self, id: ParameterId) -> Option<Vec<f32>> {
-        let tensors = self.tensors_mut();
-        let (held, piece, tensor) = find(&tensors, id)?;
-        let cols = held.shape.get(1).copied().unwrap_or(1);
-        let mut out = vec![0.0; piece.rows * cols];
-        for (row, out) in out.chunks_exact_mut(cols).enumerate() {
-            tensor.read_row(piece.held_row(row), out);
+    pub fn read_parameter(&self, id: ParameterId) -> Option<Vec<f32>> {
+        let rows = self.held_rows(id, "")?;
+        let mut out = vec![0.0; rows.rows() * rows.cols()];
+        for (row, out) in out.chunks_exact_mut(rows.cols()).enumerate() {
+            rows.read_f32(row, out);
         }
         Some(out)
     }
@@ -279,11 +303,59 @@ impl Decoder {
         }
         true
     }
+
+    fn held_rows<'a>(&'a self, id: ParameterId, name: &'a str) -> Option<HeldRows<'a>> {
+        self.tensors().into_iter().find_map(|(held, tensor)| {
+            let piece = held.pieces.iter().find(|p| p.id == id).copied()?;
+            Some(HeldRows { name, piece, cols: held.shape.get(1).copied().unwrap_or(1), tensor })
+        })
+    }
 }
 
-fn find<'t, 'a>(tensors: &'t [(Held, Tensors<'a>)], id: ParameterId) -> Option<(&'t Held, Piece, &'t Tensors<'a>)> {
-    tensors.iter().find_map(|(held, tensor)| {
-        let piece = held.pieces.iter().find(|p| p.id == id)?;
-        Some((held, *piece, tensor))
-    })
+/// A decoder in memory gives its parameters too: so it is saved.
+impl Parameters for Decoder {
+    fn matrix<'a>(&'a self, parameter: &'a Parameter) -> Result<Box<dyn ParameterRows + 'a>, FileError> {
+        let rows = self.held_rows(parameter.id, &parameter.name);
+        Ok(Box::new(rows.ok_or(FileError::NoSuchParameter(parameter.id))?))
+    }
+
+    fn vector(&self, parameter: &Parameter) -> Result<Vec<f32>, FileError> {
+        self.read_parameter(parameter.id).ok_or(FileError::NoSuchParameter(parameter.id))
+    }
+}
+
+/// A parameter as rows of the tensor that holds it.
+struct HeldRows<'a> {
+    name: &'a str,
+    piece: Piece,
+    cols: usize,
+    tensor: SharedTensors<'a>,
+}
+
+impl MatrixSource for HeldRows<'_> {
+    fn rows(&self) -> usize {
+        self.piece.rows
+    }
+
+    fn cols(&self) -> usize {
+        self.cols
+    }
+
+    fn format(&self) -> Format {
+        Format::F32
+    }
+
+    fn read_f32(&self, row: usize, out: &mut [f32]) {
+        let row = self.piece.held_row(row);
+        match self.tensor {
+            SharedTensors::Matrix(matrix) => matrix.read_row(row, out),
+            SharedTensors::Vector(vector) => out[0] = vector[row],
+        }
+    }
+}
+
+impl ParameterRows for HeldRows<'_> {
+    fn name(&self) -> &str {
+        self.name
+    }
 }

@@ -3,6 +3,7 @@
 
 pub mod tiny;
 
+use model::ParameterRows;
 use model::files::{Checkpoint, FileError};
 use spec::Parameter;
 use std::path::{Path, PathBuf};

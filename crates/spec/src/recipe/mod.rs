@@ -1,5 +1,160 @@
 //! A recipe: one file that describes a model, its data, its training and its hardware.
 
 pub mod data;
+pub mod model;
+mod settings;
+pub mod train;
 
 pub use data::{DataRecipe, InvalidData, Packing, SourceRecipe};
+pub use model::{ModelRecipe, Start};
+pub use train::{BalanceForm, Batch, Export, OptimiserKind, Precision, Schedule, TrainRecipe};
+
+use crate::validate::InvalidConfig;
+use serde::{Deserialize, Serialize};
+use std::fmt::Display;
+use thiserror::Error;
+
+/// A whole recipe. Its file is TOML; paths in it are relative to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// What learns.
+    pub model: ModelRecipe,
+    /// What it learns from.
+    pub data: DataRecipe,
+    /// How it learns.
+    pub train: TrainRecipe,
+    /// What it runs on.
+    #[serde(default)]
+    pub hardware: HardwareRecipe,
+}
+
+/// What a recipe runs on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HardwareRecipe {
+    /// Threads; all that the machine runs at once if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// 10^9 f32 operations per second that all of them reach, for the share of it that training uses; measured if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_gflops: Option<f64>,
+}
+
+/// A recipe that cannot be followed.
+#[derive(Clone, Debug, Error, PartialEq)]
+pub enum RecipeError {
+    /// Not TOML, an unknown or missing key, or a value of the wrong type.
+    #[error("{}", .0.to_string().trim_end())]
+    Form(#[from] toml::de::Error),
+    /// A `key=value` that cannot be applied.
+    #[error("--set {setting}: {problem}")]
+    Setting {
+        /// What was given.
+        setting: String,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// A value outside of what the other keys allow.
+    #[error("{key} is {value}; {allowed}")]
+    Value {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What is allowed, and by which other keys.
+        allowed: String,
+    },
+    /// A key that is needed.
+    #[error("{key} is missing; {needed_by} needs it")]
+    Missing {
+        /// The key.
+        key: String,
+        /// What asks for it.
+        needed_by: String,
+    },
+    /// A key that has no meaning beside another.
+    #[error("{key} has no meaning {beside}: remove it")]
+    Meaningless {
+        /// The key.
+        key: String,
+        /// Beside what.
+        beside: String,
+    },
+    /// A data section that contradicts itself.
+    #[error(transparent)]
+    Data(#[from] InvalidData),
+    /// A decoder that cannot be.
+    #[error("[model] describes no possible decoder: {0}")]
+    Decoder(#[from] InvalidConfig),
+}
+
+impl RecipeError {
+    /// A value that is not allowed.
+    pub fn value(key: &str, value: impl Display, allowed: impl Into<String>) -> Self {
+        Self::Value { key: key.into(), value: value.to_string(), allowed: allowed.into() }
+    }
+
+    fn meaningless(key: impl Into<String>, beside: impl Into<String>) -> Self {
+        Self::Meaningless { key: key.into(), beside: beside.into() }
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe, with `key=value` settings in place of what it says, and refuses contradictions.
+    ///
+    /// # Errors
+    /// What cannot be understood or followed, by key, with what is allowed.
+    pub fn parse(text: &str, settings: &[String]) -> Result<Self, RecipeError> {
+        let recipe: Self = match settings {
+            [] => toml::from_str(text)?,
+            settings => {
+                let mut table = toml::from_str(text)?;
+                settings.iter().try_for_each(|setting| settings::apply(&mut table, setting))?;
+                table.try_into()?
+            }
+        };
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// Refuses what contradicts itself, before any file is opened.
+    ///
+    /// # Errors
+    /// The first contradiction.
+    pub fn validate(&self) -> Result<(), RecipeError> {
+        self.data.validate()?;
+        self.model.start()?;
+        self.train.validate(self.data.context)?;
+        self.hardware.validate()?;
+        if let Some(context) = self.model.context.filter(|&context| context < self.data.context) {
+            let allowed = format!("the model's context is {context}: raise model.context, or lower data.context");
+            return Err(RecipeError::value("data.context", self.data.context, allowed));
+        }
+        if let (Some(balance), false) = (self.train.balance, self.model.may_have_experts()) {
+            let allowed = format!("a {} model has no experts to balance: remove it", self.model.family());
+            return Err(RecipeError::value("train.balance", balance, allowed));
+        }
+        Ok(())
+    }
+
+    /// The recipe as TOML.
+    ///
+    /// # Errors
+    /// None that a parsed recipe could have.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+}
+
+impl HardwareRecipe {
+    fn validate(&self) -> Result<(), RecipeError> {
+        if let Some(threads) = self.threads.filter(|threads| !(1..=1024).contains(threads)) {
+            return Err(RecipeError::value("hardware.threads", threads, "allowed is 1 to 1024"));
+        }
+        match self.peak_gflops.filter(|peak| !(peak.is_finite() && *peak > 0.0)) {
+            Some(peak) => Err(RecipeError::value("hardware.peak_gflops", peak, "allowed is a number above 0")),
+            None => Ok(()),
+        }
+    }
+}

@@ -5,6 +5,7 @@ use super::names::{name, order};
 use super::{Architecture, Vocabulary};
 use crate::files::FileError;
 use crate::files::checkpoint::Checkpoint;
+use crate::parameters::ParameterRows;
 use crate::files::encode::{Encoder, Target, push_floats};
 use spec::{Activation, DecoderConfig, Ffn, Parameter, Position, Role, Rope, RopeScaling, Router};
 use std::collections::HashMap;

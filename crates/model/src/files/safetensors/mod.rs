@@ -2,7 +2,7 @@
 
 mod write;
 
-pub use write::{Weights, write_safetensors};
+pub use write::{Weights, copy_companion_files, write_parameters, write_safetensors};
 
 use super::FileError;
 use super::mapped::MappedFile;

@@ -4,7 +4,8 @@ use crate::files::checkpoint::{Checkpoint, Tokens};
 use crate::files::encode::{Encoder, Target, push_floats};
 use crate::files::placement::{CodeLayout, scale_name};
 use crate::files::tensors::Encoding;
-use crate::files::{FileError, matrix::StoredMatrix};
+use crate::files::FileError;
+use crate::parameters::{ParameterRows, Parameters};
 use serde_json::{Map, Value, json};
 use spec::{HfConfig, Parameter, ParameterTable, Quantisation, View, WeightFormat};
 use std::collections::HashMap;
@@ -58,12 +59,13 @@ fn write_sharded(
     let partial = partial_name(folder);
     let _ = fs::remove_dir_all(&partial);
     fs::create_dir_all(&partial).map_err(FileError::io(&partial, "create"))?;
-    let writer = Writer { source, weights, folder: &partial };
+    let writer = Writer { source, folder: &partial };
+    let keeping = |parameter: &Parameter| Target::keeping(source.stored_encoding(parameter));
     let finish = || {
         let path = partial.join("config.json");
         fs::write(&path, config).map_err(FileError::io(&path, "write"))?;
-        writer.write_weights(shard_bytes, progress)?;
-        writer.copy_other_files()?;
+        writer.write_weights(plan(&source.table, weights, &keeping), shard_bytes, progress)?;
+        copy_companions(source, &partial)?;
         // An empty folder may stand where the new one goes.
         let _ = fs::remove_dir(folder);
         fs::rename(&partial, folder).map_err(FileError::io(folder, "create"))
@@ -73,6 +75,13 @@ fn write_sharded(
         let _ = fs::remove_dir_all(&partial);
     }
     done
+}
+
+/// Writes parameters as f32 into the folder `folder`, which is there: `model.safetensors`, or shards with an index. One row is in memory at
+/// a time. A weight that is not finite is an error.
+pub fn write_parameters(source: &dyn Parameters, table: &ParameterTable, folder: &Path) -> Result<(), FileError> {
+    let tensors = plan(table, Weights::F32, &|_| Target::F32);
+    Writer { source, folder }.write_weights(tensors, SHARD_BYTES, &mut |_, _| {})
 }
 
 /// `folder` beside itself, hidden, until it is complete.
@@ -102,13 +111,13 @@ struct Planned<'a> {
 }
 
 impl<'a> Planned<'a> {
-    fn new(first: &'a Parameter, source: &Checkpoint, weights: Weights) -> Self {
+    fn new(first: &'a Parameter, weights: Weights, keeping: &dyn Fn(&Parameter) -> Target) -> Self {
         let target = match weights {
             Weights::F32 => Target::F32,
             Weights::F16 => Target::F16,
             Weights::Bf16 => Target::Bf16,
             Weights::Quantised(format) if first.id.role.is_quantisable() => Target::Codes(format),
-            Weights::Quantised(_) => Target::keeping(source.stored_encoding(first)),
+            Weights::Quantised(_) => keeping(first),
         };
         Self { name: first.name.clone(), members: Vec::new(), target, shape: Vec::new() }
     }
@@ -180,12 +189,17 @@ fn dtype(encoding: Encoding) -> &'static str {
     }
 }
 
-fn plan<'a>(table: &'a ParameterTable, source: &Checkpoint, weights: Weights) -> Vec<Planned<'a>> {
+/// The tensors of a folder; `keeping` is what quantised files write parameters as that they do not quantise.
+fn plan<'a>(
+    table: &'a ParameterTable,
+    weights: Weights,
+    keeping: &dyn Fn(&Parameter) -> Target,
+) -> Vec<Planned<'a>> {
     let mut tensors: Vec<Planned> = Vec::new();
     let mut index: HashMap<&str, usize> = HashMap::new();
     for parameter in table.iter() {
         let at = *index.entry(&parameter.name).or_insert_with(|| {
-            tensors.push(Planned::new(parameter, source, weights));
+            tensors.push(Planned::new(parameter, weights, keeping));
             tensors.len() - 1
         });
         tensors[at].members.push(parameter);
@@ -194,14 +208,17 @@ fn plan<'a>(table: &'a ParameterTable, source: &Checkpoint, weights: Weights) ->
 }
 
 struct Writer<'a> {
-    source: &'a Checkpoint,
-    weights: Weights,
+    source: &'a dyn Parameters,
     folder: &'a Path,
 }
 
 impl Writer<'_> {
-    fn write_weights(&self, shard_bytes: u64, progress: &mut dyn FnMut(u64, u64)) -> Result<(), FileError> {
-        let tensors = plan(&self.source.table, self.source, self.weights);
+    fn write_weights(
+        &self,
+        tensors: Vec<Planned<'_>>,
+        shard_bytes: u64,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), FileError> {
         let total: u64 = tensors.iter().map(Planned::bytes).sum();
         let shards = into_shards(tensors, shard_bytes);
         let mut map = Map::new();
@@ -244,13 +261,13 @@ impl Writer<'_> {
             match tensor.members[0].shape[..] {
                 [length] => self.write_vectors(members, length, tensor, out)?,
                 [rows, cols] => {
-                    let matrices = members.iter().map(|p| self.source.matrix(p.id)).collect::<Result<Vec<_>, _>>()?;
+                    let matrices = members.iter().map(|p| self.source.matrix(p)).collect::<Result<Vec<_>, _>>()?;
                     if tensor.is_transposed() {
                         out.transposed(&matrices, rows, cols, tensor.target)?;
                     } else {
                         out.rows(&matrices, rows, tensor.target, &mut scales)?;
                     }
-                    matrices.iter().for_each(StoredMatrix::release);
+                    matrices.iter().for_each(|matrix| matrix.release());
                 }
                 _ => {}
             }
@@ -265,25 +282,32 @@ impl Writer<'_> {
         tensor: &Planned,
         out: &mut Output,
     ) -> Result<(), FileError> {
-        let vectors = members.iter().map(|p| self.source.vector(p.id)).collect::<Result<Vec<_>, _>>()?;
+        let vectors = members.iter().map(|p| self.source.vector(p)).collect::<Result<Vec<_>, _>>()?;
         let values: Vec<f32> = (0..length).flat_map(|i| vectors.iter().map(move |v| v[i])).collect();
         out.floats(&tensor.name, &values, tensor.target)
     }
+}
 
-    fn copy_other_files(&self) -> Result<(), FileError> {
-        let Tokens::Folder(folder) = &self.source.tokens else {
-            return Ok(());
-        };
-        let entries = fs::read_dir(folder).map_err(FileError::io(folder, "read"))?;
-        for entry in entries {
-            let entry = entry.map_err(FileError::io(folder, "read"))?;
-            if is_companion(&entry.file_name().to_string_lossy()) && entry.path().is_file() {
-                let to = self.folder.join(entry.file_name());
-                fs::copy(entry.path(), &to).map_err(FileError::io(&entry.path(), "copy"))?;
-            }
-        }
-        Ok(())
+/// Copies the tokeniser's files and what else stands beside config and weights, from where `source` has them.
+fn copy_companions(source: &Checkpoint, to: &Path) -> Result<(), FileError> {
+    match &source.tokens {
+        Tokens::Folder(folder) => copy_companion_files(folder, to),
+        Tokens::Gguf(_) => Ok(()),
     }
+}
+
+/// Copies the files of folder `from` that belong to a model beside config and weights: those of its tokeniser, its chat template and its
+/// ways of generating.
+pub fn copy_companion_files(from: &Path, to: &Path) -> Result<(), FileError> {
+    let entries = fs::read_dir(from).map_err(FileError::io(from, "read"))?;
+    for entry in entries {
+        let entry = entry.map_err(FileError::io(from, "read"))?;
+        if is_companion(&entry.file_name().to_string_lossy()) && entry.path().is_file() {
+            let to = to.join(entry.file_name());
+            fs::copy(entry.path(), &to).map_err(FileError::io(&entry.path(), "copy"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Files that belong to a model beside config and weights.
@@ -349,7 +373,7 @@ impl Output<'_> {
     /// Matrices that take turns row by row.
     fn rows(
         &mut self,
-        matrices: &[StoredMatrix],
+        matrices: &[Box<dyn ParameterRows + '_>],
         rows: usize,
         target: Target,
         scales: &mut Vec<u8>,
@@ -358,7 +382,7 @@ impl Output<'_> {
         for row in 0..rows {
             for matrix in matrices {
                 bytes.clear();
-                self.encoder.row(matrix, row, target, &mut bytes, scales)?;
+                self.encoder.row(&**matrix, row, target, &mut bytes, scales)?;
                 self.bytes(&bytes)?;
             }
         }
@@ -368,7 +392,7 @@ impl Output<'_> {
     /// `[inputs, outputs]`, the matrices' outputs taking turns.
     fn transposed(
         &mut self,
-        matrices: &[StoredMatrix],
+        matrices: &[Box<dyn ParameterRows + '_>],
         rows: usize,
         cols: usize,
         target: Target,
@@ -378,7 +402,7 @@ impl Output<'_> {
         for (turn, matrix) in matrices.iter().enumerate() {
             for row in 0..rows {
                 let output = row * matrices.len() + turn;
-                for (col, value) in self.encoder.read(matrix, row)?.iter().enumerate() {
+                for (col, value) in self.encoder.read(&**matrix, row)?.iter().enumerate() {
                     turned[col * outputs + output] = *value;
                 }
             }

@@ -1,0 +1,149 @@
+//! `lyceum train`: a recipe becomes a model.
+
+use crate::failure::{End, misuse};
+use crate::options::threads;
+use crate::output;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use miette::{Context, IntoDiagnostic, Result};
+use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use spec::recipe::{Recipe, RecipeError};
+use std::io::{IsTerminal, stderr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use train::{Options, Outcome, Progress, Watcher};
+
+/// Train a model as a recipe says
+///
+/// Goes on by itself if the run's folder holds a checkpoint. SIGTERM and SIGINT (Ctrl-C) save after the current step and leave; a second one
+/// leaves at once. Exit status 3: too many steps in a row could not be trusted, and the last checkpoint was left as it is.
+#[derive(Args)]
+#[command(after_help = "Example:\n  lyceum train recipes/quickstart.toml --set train.lr=1e-3 --run runs/first")]
+pub struct Train {
+    /// The recipe, a TOML file
+    recipe: PathBuf,
+
+    /// Put another value in place of the recipe's: section.key=value
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+
+    /// Folder of the run: log, checkpoints, model; runs/NAME with the recipe's name if not given
+    #[arg(long, value_name = "FOLDER")]
+    run: Option<PathBuf>,
+
+    /// Threads, where the recipe does not say; all that the machine runs at once if not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Print one JSON object at the end
+    #[arg(long)]
+    json: bool,
+}
+
+impl Train {
+    /// Runs the command.
+    pub fn run(self) -> Result<()> {
+        let path = &self.recipe;
+        let text = std::fs::read_to_string(path).into_diagnostic();
+        let text = text.wrap_err_with(|| format!("cannot read {}", path.display()))?;
+        let recipe = match Recipe::parse(&text, &self.set) {
+            Err(error @ RecipeError::Setting { .. }) => return Err(misuse(error.to_string())),
+            parsed => parsed.into_diagnostic().wrap_err_with(|| path.display().to_string())?,
+        };
+        let named = Path::new("runs").join(path.file_stem().unwrap_or(path.as_os_str()));
+        let stop = stop_on_signals()?;
+        let options = Options {
+            base: path.parent().unwrap_or(Path::new(".")),
+            run: self.run.as_deref().unwrap_or(&named),
+            threads: threads(self.threads),
+            stop: &stop,
+        };
+        let outcome = train::train(&recipe, &options, &mut Screen::new()).into_diagnostic()?;
+        self.tell(&outcome, options.run)
+    }
+
+    fn tell(&self, outcome: &Outcome, run: &Path) -> Result<()> {
+        let (end, step, text) = match outcome {
+            Outcome::Finished { step, model } => {
+                ("finished", step, format!("finished after {step} steps: the model is {}", model.display()))
+            }
+            Outcome::Interrupted { step } => {
+                let text = format!("stopped after step {step}, saved in {}: the same command goes on", run.display());
+                ("interrupted", step, text)
+            }
+            Outcome::Diverged { step, skipped, reason, checkpoint } => {
+                let kept = match checkpoint {
+                    Some(path) => format!("the last checkpoint is {}", path.display()),
+                    None => "there is no checkpoint yet".to_owned(),
+                };
+                let text = format!(
+                    "stopped after step {step}: {skipped} steps in a row could not be trusted (the last: {reason}); {kept}. \
+                     A lower train.lr, a longer train.warmup_tokens or a lower train.clip may help"
+                );
+                return Err(End::Diverged(text).into());
+            }
+        };
+        match self.json {
+            true => output::json(&json!({ "end": end, "step": step, "run": run })),
+            false => output::line(&text),
+        }
+    }
+}
+
+/// True once the program was asked to end; the second time it ends at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first signal finds the flag false and sets it.
+        let registered = flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))
+            .and_then(|_| flag::register(signal, Arc::clone(&stop)));
+        registered.into_diagnostic().wrap_err("cannot listen to signals")?;
+    }
+    Ok(stop)
+}
+
+/// A line that is written again and again, where standard error is a terminal; notes stay.
+struct Screen(ProgressBar);
+
+impl Screen {
+    fn new() -> Self {
+        if !stderr().is_terminal() {
+            return Self(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::new(0);
+        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {msg}") {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+}
+
+impl Watcher for Screen {
+    fn note(&mut self, text: &str) {
+        self.0.suspend(|| output::note(text));
+    }
+
+    fn progress(&mut self, progress: &Progress) {
+        self.0.set_length(progress.of_tokens);
+        self.0.set_position(progress.tokens);
+        let loss = progress.loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"));
+        let left = indicatif::HumanDuration(Duration::from_secs_f64(progress.seconds_left.clamp(0.0, 1e12)));
+        self.0.set_message(format!(
+            "step {}, loss {loss}, {} tokens, {:.0} tokens/s, MFU {:.1}%, {left} left",
+            progress.step,
+            output::count(progress.tokens),
+            progress.tokens_per_second,
+            100.0 * progress.mfu,
+        ));
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

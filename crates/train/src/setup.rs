@@ -1,0 +1,193 @@
+//! From a recipe to what a run works with, everything checked before any time is spent.
+
+use crate::schedule::Schedules;
+use crate::{Kind, OptimiserConfig, TrainError};
+use data::Mixture;
+use model::training::{self, Fresh, Objective, Upcycled};
+use model::{Checkpoint, Decoder, LoadOptions, Parameters};
+use spec::recipe::model::upcycled;
+use spec::recipe::{BalanceForm, OptimiserKind, Recipe, RecipeError, Start};
+use spec::{DecoderConfig, Ffn, HfConfig, ParameterTable};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tensor::{Device, Format};
+use text::Tokenizer;
+
+/// What a run works with.
+pub struct Setup {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// What is learned from.
+    pub mixture: Mixture,
+    /// Learning rate and batch.
+    pub schedules: Schedules,
+    /// The decoder.
+    pub config: DecoderConfig,
+    /// Its parameters.
+    pub table: ParameterTable,
+    /// The text of its `config.json`.
+    pub config_json: String,
+    /// The folder with the tokeniser's files.
+    pub tokenizer: PathBuf,
+    origin: Origin,
+}
+
+/// Where the first weights come from.
+enum Origin {
+    Fresh(Fresh),
+    From(Box<Checkpoint>),
+    Upcycled(Box<Upcycled>),
+}
+
+impl Setup {
+    /// Opens what a recipe names, relative to `base`, and refuses what does not fit together.
+    ///
+    /// # Errors
+    /// By key or file, what is wrong and what is allowed.
+    pub fn new(recipe: &Recipe, base: &Path) -> Result<Self, TrainError> {
+        recipe.validate()?;
+        let (folder, tokenizer) = tokenizer(recipe, base)?;
+        let (origin, hf) = origin(recipe, base, &tokenizer)?;
+        let mut hf = HfConfig { quantisation: None, dtype: Some("float32".into()), ..hf };
+        if hf.eos.is_empty() {
+            (hf.bos, hf.eos) = (tokenizer.bos(), tokenizer.eos().to_vec());
+        }
+        let config = hf.decoder.clone();
+        check_fit(recipe, &config, &tokenizer)?;
+        let config_json = hf.to_json()?;
+        let mixture = Mixture::open(&recipe.data, base, &tokenizer, recipe.train.seed)?;
+        let schedules = Schedules::new(&recipe.train, recipe.data.context);
+        mixture.check(schedules.samples())?;
+        Ok(Self {
+            recipe: recipe.clone(),
+            mixture,
+            schedules,
+            table: ParameterTable::new(&config),
+            config,
+            config_json,
+            tokenizer: folder,
+            origin,
+        })
+    }
+
+    /// The decoder before its first step.
+    ///
+    /// # Errors
+    /// Weights that cannot be read.
+    pub fn first_decoder(&self, device: &mut Device) -> Result<Decoder, TrainError> {
+        let source: &dyn Parameters = match &self.origin {
+            Origin::Fresh(fresh) => fresh,
+            Origin::From(checkpoint) => &**checkpoint,
+            Origin::Upcycled(upcycled) => &**upcycled,
+        };
+        let context = Some(self.recipe.data.context);
+        let options = LoadOptions { weights: Some(Format::F32), context, progress: None };
+        Ok(Decoder::from_parameters(source, &self.table, &self.config, device, &options)?)
+    }
+
+    /// The optimiser's numbers.
+    pub fn optimiser(&self) -> OptimiserConfig {
+        let train = &self.recipe.train;
+        OptimiserConfig {
+            kind: match train.optimiser {
+                OptimiserKind::Adamw => Kind::AdamW,
+                OptimiserKind::Muon => Kind::Muon,
+            },
+            beta1: train.betas[0] as f32,
+            beta2: train.betas[1] as f32,
+            eps: train.eps as f32,
+            weight_decay: train.weight_decay as f32,
+            clip: train.clip as f32,
+            momentum: train.momentum.unwrap_or(0.95) as f32,
+        }
+    }
+
+    /// What is minimised; scale and share are each batch's own.
+    pub fn objective(&self) -> Objective {
+        let train = &self.recipe.train;
+        Objective {
+            balance: if has_experts(&self.config) { train.balance.unwrap_or(0.01) as f32 } else { 0.0 },
+            balance_form: match train.balance_form {
+                BalanceForm::PerLayer => training::BalanceForm::PerLayer,
+                BalanceForm::Pooled => training::BalanceForm::Pooled,
+            },
+            z: train.z as f32,
+            recompute: train.recompute,
+            ..Objective::default()
+        }
+    }
+
+    /// Floating-point operations that one token costs, forward and backward: two per active weight and for attention's products over
+    /// half a context, three times over.
+    pub fn flops_per_token(&self) -> f64 {
+        let config = &self.config;
+        let attention = config.attention_flops(self.recipe.data.context.div_ceil(2));
+        3.0 * (config.layer_flops() + config.head_flops() + attention) as f64
+    }
+}
+
+fn has_experts(config: &DecoderConfig) -> bool {
+    config.layers.iter().any(|layer| matches!(layer.ffn, Ffn::Experts(_)))
+}
+
+/// The tokeniser, and the folder with its files.
+fn tokenizer(recipe: &Recipe, base: &Path) -> Result<(PathBuf, Arc<Tokenizer>), TrainError> {
+    let model = &recipe.model;
+    let named = model.tokenizer.as_ref().or(model.from.as_ref()).or(model.upcycle.as_ref());
+    let Some(named) = named else {
+        let needed_by = "a new model".to_owned();
+        return Err(RecipeError::Missing { key: "model.tokenizer".into(), needed_by }.into());
+    };
+    let path = base.join(named);
+    let folder = if path.file_name().is_some_and(|name| name == "tokenizer.json") && path.is_file() {
+        path.parent().unwrap_or(base).to_owned()
+    } else if path.is_dir() {
+        path
+    } else {
+        let allowed = "allowed is a folder with tokenizer.json, or that file";
+        return Err(RecipeError::value("model.tokenizer", path.display(), allowed).into());
+    };
+    match Tokenizer::from_folder(&folder) {
+        Ok(tokenizer) => Ok((folder, Arc::new(tokenizer))),
+        Err(source) => Err(TrainError::Tokenizer { path: folder, source }),
+    }
+}
+
+fn origin(recipe: &Recipe, base: &Path, tokenizer: &Tokenizer) -> Result<(Origin, HfConfig), TrainError> {
+    let seed = recipe.train.seed;
+    Ok(match recipe.model.start()? {
+        Start::Fresh => {
+            let decoder = recipe.model.decoder(tokenizer.vocab_size(), recipe.data.context)?;
+            decoder.validate().map_err(RecipeError::from)?;
+            (Origin::Fresh(Fresh { seed }), HfConfig::new(decoder))
+        }
+        Start::From(folder) => {
+            let checkpoint = Checkpoint::open(&base.join(folder))?;
+            let config = checkpoint.config.clone();
+            (Origin::From(Box::new(checkpoint)), config)
+        }
+        Start::Upcycle { dense, experts, top_k } => {
+            let dense = Checkpoint::open(&base.join(dense))?;
+            let decoder = upcycled(dense.decoder(), experts, top_k)?;
+            let config = HfConfig { decoder, ..dense.config.clone() };
+            (Origin::Upcycled(Box::new(Upcycled { dense, seed })), config)
+        }
+    })
+}
+
+/// Tokeniser, data and model must agree in their sizes.
+fn check_fit(recipe: &Recipe, config: &DecoderConfig, tokenizer: &Tokenizer) -> Result<(), TrainError> {
+    if tokenizer.vocab_size() > config.vocab_size {
+        let allowed = format!("the tokenizer has {} ids, and each needs a row", tokenizer.vocab_size());
+        return Err(RecipeError::value("model.vocab_size", config.vocab_size, allowed).into());
+    }
+    if recipe.data.context > config.max_context {
+        let allowed = format!("the model was made for {} positions", config.max_context);
+        return Err(RecipeError::value("data.context", recipe.data.context, allowed).into());
+    }
+    if let (Some(balance), false) = (recipe.train.balance.filter(|b| *b > 0.0), has_experts(config)) {
+        let allowed = "the model has no experts to balance: remove it";
+        return Err(RecipeError::value("train.balance", balance, allowed).into());
+    }
+    Ok(())
+}
