@@ -3,8 +3,8 @@
 use data::MixtureError;
 use model::LoadError;
 use model::files::FileError;
-use spec::recipe::RecipeError;
 use spec::HfError;
+use spec::recipe::RecipeError;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;

@@ -118,8 +118,7 @@ impl Lines {
     }
 
     pub(crate) fn push(&mut self, entry: &impl Serialize) -> Result<(), TrainError> {
-        let mut line =
-            serde_json::to_vec(entry).map_err(|e| TrainError::damaged(&self.path, e.to_string()))?;
+        let mut line = serde_json::to_vec(entry).map_err(|e| TrainError::damaged(&self.path, e.to_string()))?;
         line.push(b'\n');
         self.file.write_all(&line).map_err(TrainError::io("write", &self.path))?;
         self.bytes += line.len() as u64;

@@ -17,7 +17,8 @@ struct Difference {
 /// Refuses another model, other data, another order of them; returns what else the recipe says anew.
 pub(crate) fn check(state: &State, setup: &Setup, checkpoint: &Path) -> Result<Vec<String>, TrainError> {
     check_model(setup, checkpoint)?;
-    let other = |d: Difference| TrainError::OtherRun { checkpoint: checkpoint.into(), key: d.key, was: d.was, is: d.is };
+    let other =
+        |d: Difference| TrainError::OtherRun { checkpoint: checkpoint.into(), key: d.key, was: d.was, is: d.is };
     let mut changed = Vec::new();
     for difference in differences("", &value(&state.recipe), &value(&setup.recipe)) {
         match difference.key.as_str() {

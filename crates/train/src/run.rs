@@ -226,8 +226,7 @@ impl<'a> Trainer<'a> {
                     (checkpoints.write(&contents, state), begun.elapsed())
                 })
             });
-            let measured =
-                step::measure(decoder, device, samples, sources, micro_batch, &objective, gradients);
+            let measured = step::measure(decoder, device, samples, sources, micro_batch, &objective, gradients);
             let waiting = Instant::now();
             let written = writer.map(|writer| writer.join().unwrap_or_else(|panic| resume_unwind(panic)));
             (measured, written, waiting.elapsed())
@@ -312,9 +311,7 @@ impl<'a> Trainer<'a> {
     ) -> Result<(), TrainError> {
         let tokens = (samples * self.setup.recipe.data.context) as f64;
         let seconds = took.as_secs_f64();
-        let mfu = |seconds_per_token: f64| {
-            self.setup.flops_per_token() / (seconds_per_token * self.peak_gflops * 1e9)
-        };
+        let mfu = |seconds_per_token: f64| self.setup.flops_per_token() / (seconds_per_token * self.peak_gflops * 1e9);
         let entry = json!({
             "step": self.state.step,
             "seconds": seconds,

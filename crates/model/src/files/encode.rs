@@ -6,8 +6,8 @@ use super::tensors::Encoding;
 use super::{FileError, check_finite};
 use crate::parameters::ParameterRows;
 use spec::WeightFormat;
-use tensor::format::quantise_row;
 use tensor::Format;
+use tensor::format::quantise_row;
 
 /// What to write values as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

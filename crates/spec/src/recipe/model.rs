@@ -102,15 +102,11 @@ impl ModelRecipe {
     /// Keys that are missing, or have no meaning for the family.
     pub fn decoder(&self, tokens: usize, context: usize) -> Result<DecoderConfig, RecipeError> {
         let family = self.parse_family()?;
-        let needed = |key: &str, value: Option<usize>| {
-            value.ok_or_else(|| missing(&format!("model.{key}"), "a new model"))
-        };
+        let needed =
+            |key: &str, value: Option<usize>| value.ok_or_else(|| missing(&format!("model.{key}"), "a new model"));
         let (hidden_size, heads) = (needed("hidden_size", self.hidden_size)?, needed("heads", self.heads)?);
-        let dense = DenseFfn {
-            ffn_size: needed("ffn_size", self.ffn_size)?,
-            bias: false,
-            activation: Activation::SwiGlu,
-        };
+        let dense =
+            DenseFfn { ffn_size: needed("ffn_size", self.ffn_size)?, bias: false, activation: Activation::SwiGlu };
         let ffn = if has_experts(family) {
             let (experts, top_k) = self.routed(&format!("family {}", family.model_type()))?;
             Ffn::Experts(expert_ffn(experts, top_k, dense))
@@ -139,10 +135,7 @@ impl ModelRecipe {
             qkv_bias: false,
             output_bias: false,
             attention_sinks: false,
-            position: Position::Rope(Rope {
-                theta: self.rope_theta.unwrap_or(10_000.0),
-                scaling: RopeScaling::None,
-            }),
+            position: Position::Rope(Rope { theta: self.rope_theta.unwrap_or(10_000.0), scaling: RopeScaling::None }),
             max_context: self.context.unwrap_or(context),
             tie_embeddings: self.tie_embeddings.unwrap_or(false),
         })
@@ -171,9 +164,8 @@ impl ModelRecipe {
             Some(head_dim) => Ok(head_dim),
             None if heads > 0 && hidden_size.is_multiple_of(heads) => Ok(hidden_size / heads),
             None => {
-                let allowed = format!(
-                    "it must divide model.hidden_size ({hidden_size}) where model.head_dim is not given"
-                );
+                let allowed =
+                    format!("it must divide model.hidden_size ({hidden_size}) where model.head_dim is not given");
                 Err(RecipeError::value("model.heads", heads, allowed))
             }
         }

@@ -243,9 +243,7 @@ impl TrainRecipe {
             (OptimiserKind::Adamw, Some(_)) => {
                 Err(RecipeError::meaningless("train.momentum", "beside train.optimiser = \"adamw\""))
             }
-            (_, momentum) => {
-                within("momentum", momentum.unwrap_or(0.0), |m| (0.0..1.0).contains(&m), "0 to below 1")
-            }
+            (_, momentum) => within("momentum", momentum.unwrap_or(0.0), |m| (0.0..1.0).contains(&m), "0 to below 1"),
         }
     }
 

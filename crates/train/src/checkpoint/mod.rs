@@ -15,8 +15,8 @@ use model::{Checkpoint, Decoder, LoadOptions, Parameters};
 use serde::{Deserialize, Serialize};
 use spec::ParameterTable;
 use spec::recipe::Recipe;
-use std::{fs, io};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 use tensor::{Device, Format};
 
 /// Everything but the tensors that decides how a run goes on.
@@ -121,14 +121,11 @@ impl Checkpoints {
                 Ok(state) => return Ok(Some((state, path))),
                 Err(problem) => {
                     let aside = self.folder.join(format!("damaged-step-{step}"));
-                    let removed = remove(&aside).and_then(|()| {
-                        fs::rename(&path, &aside).map_err(TrainError::io("rename", &path))
-                    });
+                    let removed = remove(&aside)
+                        .and_then(|()| fs::rename(&path, &aside).map_err(TrainError::io("rename", &path)));
                     removed?;
                     let (path, aside) = (path.display(), aside.display());
-                    note(&format!(
-                        "{path} is damaged ({problem}): set aside as {aside}, going on from the one before"
-                    ));
+                    note(&format!("{path} is damaged ({problem}): set aside as {aside}, going on from the one before"));
                 }
             }
         }
@@ -156,8 +153,7 @@ impl Checkpoints {
     /// The steps that there are checkpoints of, oldest first.
     fn steps(&self) -> Result<Vec<u64>, TrainError> {
         let names = self.names()?;
-        let mut steps: Vec<u64> =
-            names.iter().filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
+        let mut steps: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
         steps.sort_unstable();
         Ok(steps)
     }

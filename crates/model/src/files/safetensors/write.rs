@@ -1,10 +1,10 @@
 //! Writing Hugging Face folders, tensor by tensor.
 
+use crate::files::FileError;
 use crate::files::checkpoint::{Checkpoint, Tokens};
 use crate::files::encode::{Encoder, Target, push_floats};
 use crate::files::placement::{CodeLayout, scale_name};
 use crate::files::tensors::Encoding;
-use crate::files::FileError;
 use crate::parameters::{ParameterRows, Parameters};
 use serde_json::{Map, Value, json};
 use spec::{HfConfig, Parameter, ParameterTable, Quantisation, View, WeightFormat};
@@ -190,11 +190,7 @@ fn dtype(encoding: Encoding) -> &'static str {
 }
 
 /// The tensors of a folder; `keeping` is what quantised files write parameters as that they do not quantise.
-fn plan<'a>(
-    table: &'a ParameterTable,
-    weights: Weights,
-    keeping: &dyn Fn(&Parameter) -> Target,
-) -> Vec<Planned<'a>> {
+fn plan<'a>(table: &'a ParameterTable, weights: Weights, keeping: &dyn Fn(&Parameter) -> Target) -> Vec<Planned<'a>> {
     let mut tensors: Vec<Planned> = Vec::new();
     let mut index: HashMap<&str, usize> = HashMap::new();
     for parameter in table.iter() {
