@@ -11,7 +11,7 @@ use super::isa::{self, Isa, Kernel, Level, exp};
 use super::kv::{BlockView, KV_BLOCK, KvCache, KvFormat, padded_dims};
 use super::matmul::for_each_tile;
 use super::matrix::PANEL;
-use super::tile::{self, FloatTile, FloatWeights};
+use super::tile::{self, Ahead, FloatTile, FloatWeights};
 use super::{Device, Scratch};
 use crate::buffer::{SharedRows, Tensor};
 use std::marker::PhantomData;
@@ -302,7 +302,7 @@ impl Tile<'_> {
             x,
             out: out.as_mut_ptr(),
             ld,
-            ahead: self.ahead,
+            ahead: Ahead { bytes: self.ahead, panel: 0 },
         };
         // SAFETY: panel and output were just checked; `k` is a multiple of 16; the level was detected.
         unsafe { isa::run(self.level, tile) };

@@ -157,7 +157,8 @@ fn cut(experts: &[Expert], dispatch: &Dispatch, workers: usize, matrix: impl Fn(
     let mut total = 0;
     let busy = || (0..experts.len()).filter(|&e| !dispatch.entries(e).is_empty());
     busy().for_each(|e| total += matrix(&experts[e]).panels() * dispatch.entries(e).len().div_ceil(ROW_BLOCK));
-    let step = panels_per_unit(total, 1, workers);
+    let panel_bytes = experts.first().map_or(0, |expert| matrix(expert).panel_bytes);
+    let step = panels_per_unit(total, panel_bytes, workers);
     let mut work = Vec::new();
     for expert in busy() {
         let panels = matrix(&experts[expert]).panels();

@@ -5,7 +5,7 @@
 
 use super::isa::{self, Isa, Kernel, Level};
 use super::matrix::{BLOCK, Matrix, PANEL, panel_bytes};
-use super::tile::{self, ActivationBlock, FloatTile, FloatWeights, IntTile, IntWeights, Widen, quantise_activations};
+use super::tile::{self, ActivationBlock, Ahead, FloatTile, FloatWeights, IntTile, IntWeights, Widen, quantise_activations};
 use super::{Device, Scratch};
 use crate::buffer::Tensor;
 use crate::format::Format;
@@ -20,6 +20,8 @@ const WIDEN_ROWS: usize = 12;
 const WIDEN_INPUTS: usize = 256;
 /// Work is cut into about this many units per worker.
 const UNITS_PER_WORKER: usize = 6;
+/// Weights that a unit reads, at most, where it would still have a few panels: some ten microseconds of one worker's share of the memory.
+const UNIT_BYTES: usize = 256 << 10;
 
 /// Activations as a product reads them.
 #[derive(Clone, Copy)]
@@ -156,9 +158,12 @@ impl Unit<'_> {
         }
     }
 
-    /// Bytes to prefetch ahead: a panel that only a few rows pass over comes from memory at full speed only with help.
-    fn ahead(&self) -> usize {
-        if self.rows.len() <= 8 { 1024 } else { 0 }
+    /// A panel that only a few rows pass over comes from memory at full speed only with help.
+    fn ahead(&self) -> Ahead {
+        if self.rows.len() > 8 {
+            return Ahead::NONE;
+        }
+        Ahead { bytes: 1024, panel: self.matrix.panel(0).len() }
     }
 }
 
@@ -217,7 +222,7 @@ impl Tiles for Widened<'_> {
             x: std::array::from_fn(|i| self.x.padded_row(unit.rows.get(r + i))[self.inputs.clone()].as_ptr()),
             out: out.as_mut_ptr(),
             ld: unit.ld,
-            ahead: 0,
+            ahead: Ahead::NONE,
         };
         assert!(NP == 1 && out.len() >= (MR - 1) * unit.ld + PANEL && self.weights.len() >= self.inputs.len() * PANEL);
         // SAFETY: rows were cut to the inputs; weights and output were just checked; the level was detected.
@@ -294,12 +299,14 @@ pub(crate) fn quantise(level: Level, row: &[f32], out: &mut [ActivationBlock]) {
     unsafe { isa::run(level, Quantise { row, out }) };
 }
 
-/// Panels per unit: enough units for all workers, in multiples of four (the interleave of one row), of bounded scratch.
-pub(crate) fn panels_per_unit(panels: usize, row_blocks: usize, workers: usize) -> usize {
+/// Panels per unit, of `panels` in all over all row blocks: enough units for all workers and few bytes in each, so that no worker waits long for
+/// the other's last; in multiples of four (the interleave of one row), of bounded scratch.
+pub(crate) fn panels_per_unit(panels: usize, panel_bytes: usize, workers: usize) -> usize {
     if workers == 1 {
         return 16;
     }
-    (panels * row_blocks / (workers * UNITS_PER_WORKER)).next_multiple_of(4).clamp(4, 16)
+    let fit = UNIT_BYTES / panel_bytes.max(1);
+    (panels / (workers * UNITS_PER_WORKER)).min(fit).next_multiple_of(4).clamp(4, 16)
 }
 
 impl Device {
@@ -358,7 +365,7 @@ impl Device {
         let mut blocks = std::mem::take(&mut self.activations);
         let input = self.input(matrix.format, x, rows.end, &mut blocks);
         let row_blocks = rows.len().div_ceil(ROW_BLOCK);
-        let per_unit = panels_per_unit(matrix.panels(), row_blocks, self.pool.threads());
+        let per_unit = panels_per_unit(matrix.panels() * row_blocks, matrix.panel_bytes, self.pool.threads());
         let chunks = matrix.panels().div_ceil(per_unit);
         let (level, scratch) = (self.level, &self.scratch);
         let shared = out.shared();

@@ -32,7 +32,7 @@ pub struct Matrix {
     pub(crate) format: Format,
     rows: usize,
     cols: usize,
-    panel_bytes: usize,
+    pub(crate) panel_bytes: usize,
     data: Buffer<u8>,
 }
 

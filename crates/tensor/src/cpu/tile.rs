@@ -197,10 +197,32 @@ impl<W: FloatWeights> Kernel for Widen<W> {
     }
 }
 
+/// How far ahead of what a tile multiplies it prefetches.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    /// Bytes, around the end of the address space; 0 for nothing.
+    pub bytes: usize,
+    /// Bytes of a panel. A tile's panels stand side by side and are read together, so where one ends its stream goes on in the panel that
+    /// many further: without that turn each tile would begin cold. 0 where no other tile follows.
+    pub panel: usize,
+}
+
+impl Ahead {
+    /// Nothing is prefetched.
+    pub const NONE: Self = Self { bytes: 0, panel: 0 };
+
+    /// The distance at `at` bytes into each of `panels` panels.
+    #[inline(always)]
+    fn distance(self, at: usize, panels: usize) -> usize {
+        let turns = at + self.bytes.min(self.panel) >= self.panel;
+        self.bytes.wrapping_add(if turns { (panels - 1) * self.panel } else { 0 })
+    }
+}
+
 /// `out[r][16 n ..] (+)= x[r] . panel n` over `k` inputs, for `MR` rows and `NP` panels; it adds if `ACCUMULATE`.
 ///
 /// To run it is safe if `k` is a multiple of the step, each panel holds `k` inputs, each row `k` f32, and `out` `MR` rows of
-/// `16 * NP` f32, `ld` apart. Lines `ahead` bytes ahead in the panels are prefetched, if not 0.
+/// `16 * NP` f32, `ld` apart.
 pub(crate) struct FloatTile<W, const MR: usize, const NP: usize, const ACCUMULATE: bool> {
     pub weights: PhantomData<W>,
     pub k: usize,
@@ -208,7 +230,7 @@ pub(crate) struct FloatTile<W, const MR: usize, const NP: usize, const ACCUMULAT
     pub x: [*const f32; MR],
     pub out: *mut f32,
     pub ld: usize,
-    pub ahead: usize,
+    pub ahead: Ahead,
 }
 
 impl<W: FloatWeights, const MR: usize, const NP: usize, const ACCUMULATE: bool> Kernel
@@ -236,7 +258,8 @@ impl<W: FloatWeights, const MR: usize, const NP: usize, const ACCUMULATE: bool> 
                 let scales = panels.map(|p| p.add(at));
                 at += W::SCALE_BYTES;
                 while k0 < end {
-                    if ahead > 0 {
+                    if ahead.bytes > 0 {
+                        let ahead = ahead.distance(at, NP);
                         for p in panels {
                             I::prefetch(p.wrapping_add(at).wrapping_add(ahead));
                         }
@@ -368,8 +391,7 @@ impl IntWeights for Mxfp4 {
 
 /// `out[r][16 n ..] = x[r] . panel n` over `blocks` blocks, for `MR` rows and `NP` panels.
 ///
-/// To run it is safe if each panel and each row holds `blocks` blocks, and `out` `MR` rows of `16 * NP` f32, `ld` apart. Lines `ahead`
-/// bytes ahead in the panels are prefetched, if not 0.
+/// To run it is safe if each panel and each row holds `blocks` blocks, and `out` `MR` rows of `16 * NP` f32, `ld` apart.
 pub(crate) struct IntTile<W, const MR: usize, const NP: usize> {
     pub weights: PhantomData<W>,
     pub blocks: usize,
@@ -377,7 +399,7 @@ pub(crate) struct IntTile<W, const MR: usize, const NP: usize> {
     pub x: [*const ActivationBlock; MR],
     pub out: *mut f32,
     pub ld: usize,
-    pub ahead: usize,
+    pub ahead: Ahead,
 }
 
 impl<W: IntWeights, const MR: usize, const NP: usize> Kernel for IntTile<W, MR, NP> {
@@ -401,10 +423,11 @@ impl<W: IntWeights, const MR: usize, const NP: usize> Kernel for IntTile<W, MR, 
                     }
                 }
                 let block = panels.map(|p| p.add(b * W::BLOCK_BYTES));
+                let distance = ahead.distance(b * W::BLOCK_BYTES, NP);
                 for i in 0..loads {
                     for n in 0..NP {
-                        if ahead > 0 {
-                            I::prefetch(block[n].wrapping_add(i * 64 + ahead));
+                        if ahead.bytes > 0 {
+                            I::prefetch(block[n].wrapping_add(i * 64).wrapping_add(distance));
                         }
                         for part in 0..W::PARTS {
                             let w = [

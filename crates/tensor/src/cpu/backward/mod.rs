@@ -16,7 +16,7 @@ mod product {
     use crate::cpu::isa::{self, Level};
     use crate::cpu::matmul::for_each_tile;
     use crate::cpu::matrix::PANEL;
-    use crate::cpu::tile::{F32, FloatTile};
+    use crate::cpu::tile::{Ahead, F32, FloatTile};
     use std::marker::PhantomData;
 
     /// Rows of `x`, `stride` apart.
@@ -50,7 +50,7 @@ mod product {
                     x: std::array::from_fn(|i| x.data[($r + i) * x.stride..].as_ptr()),
                     out: out[$r * ld..].as_mut_ptr(),
                     ld,
-                    ahead: 0,
+                    ahead: Ahead::NONE,
                 };
                 // SAFETY: the assertions above; the level was detected by the device.
                 unsafe { isa::run(level, tile) }
