@@ -139,10 +139,10 @@ pub fn prepare(
             let Some(documents) = input.documents(&source)? else { continue };
             let mut written = |document: &Document, held_out| {
                 done += document.text_bytes;
+                progress(done, total);
                 writer.push(document, held_out)
             };
             pool.install(|| encode_all(&encoder, documents, options.held_out, &mut written))?;
-            progress(done, total);
         }
         writer.finish()?;
         sets.push(ShardSet::open(&folder)?);

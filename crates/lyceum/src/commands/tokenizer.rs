@@ -1,15 +1,19 @@
-//! `lyceum tokenizer`: text to token ids and back.
+//! `lyceum tokenizer`: text to token ids and back; and making a tokeniser.
 
 use crate::failure::misuse;
+use crate::progress::Progress;
+use crate::replace::Destination;
 use crate::{models, output};
 use clap::{Args, Subcommand};
+use data::collect::Collection;
+use data::train_tokenizer::train_tokenizer;
 use miette::{IntoDiagnostic, Result};
 use model::Checkpoint;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use text::Tokenizer;
 
-/// Turn text into token ids and back
+/// Turn text into token ids and back, or train a tokenizer
 #[derive(Args)]
 #[command(after_help = "Example:\n  lyceum tokenizer encode path/to/model \"Once upon a time\"")]
 pub struct Tokens {
@@ -19,8 +23,30 @@ pub struct Tokens {
 
 #[derive(Subcommand)]
 enum Command {
+    Train(Train),
     Encode(Encode),
     Decode(Decode),
+}
+
+/// Learn a byte-level BPE tokenizer from collected documents
+#[derive(Args)]
+#[command(after_help = "Example:\n  lyceum tokenizer train --data corpus --vocab-size 8192 --out tokenizer")]
+struct Train {
+    /// Collections to learn from, as `lyceum data collect` makes them
+    #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
+    data: Vec<PathBuf>,
+
+    /// Ids, those of the 256 bytes and of the special tokens included
+    #[arg(long, value_name = "N")]
+    vocab_size: usize,
+
+    /// Folder to write: tokenizer.json, tokenizer_config.json and generation_config.json
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+
+    /// Text to learn from at most, in MB; of more, documents are chosen by their hash
+    #[arg(long, value_name = "MB", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    most: u64,
 }
 
 /// Print the ids of a text
@@ -71,10 +97,33 @@ impl Tokens {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
         match self.command {
+            Command::Train(train) => train.run(),
             Command::Encode(encode) => encode.run(),
             Command::Decode(decode) => decode.run(),
         }
     }
+}
+
+impl Train {
+    fn run(self) -> Result<()> {
+        let destination = Destination::new(&self.data[0], &self.out, false)?;
+        let open = |folder: &PathBuf| Collection::open(folder).into_diagnostic();
+        let collections = self.data.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let bar = Progress::bytes("Reading");
+        let progress = |done, total| bar.set(done, total);
+        let trained = train_tokenizer(&collections, self.vocab_size, self.most * 1_000_000, &progress);
+        drop(bar);
+        let tokenizer = trained.into_diagnostic()?;
+        destination.fill(|folder| write(&tokenizer, folder))
+    }
+}
+
+/// A tokeniser's files, with the ids that end a generation.
+fn write(tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).into_diagnostic()?;
+    tokenizer.save(folder).into_diagnostic()?;
+    let generation = json!({ "bos_token_id": tokenizer.bos(), "eos_token_id": tokenizer.eos() });
+    std::fs::write(folder.join("generation_config.json"), format!("{generation:#}\n")).into_diagnostic()
 }
 
 impl Encode {

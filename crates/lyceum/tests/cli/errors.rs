@@ -85,7 +85,7 @@ fn arguments_need_not_be_utf8() {
 
 #[test]
 fn help_has_an_example_for_every_command() {
-    for command in ["bench", "chat", "convert", "eval", "generate", "inspect", "tokenizer", "train"] {
+    for command in ["bench", "chat", "convert", "data", "eval", "generate", "inspect", "tokenizer", "train"] {
         let help = stdout(run([command, "--help"]));
         assert!(help.contains("Example") && help.contains(&format!("lyceum {command}")), "{help}");
     }

@@ -6,6 +6,7 @@ mod convert;
 mod errors;
 mod generate;
 mod inspect;
+mod prepare;
 mod tokenizer;
 
 use safetensors::SafeTensors;

@@ -5,7 +5,9 @@
 
 use super::isa::{self, Isa, Kernel, Level};
 use super::matrix::{BLOCK, Matrix, PANEL, panel_bytes};
-use super::tile::{self, ActivationBlock, Ahead, FloatTile, FloatWeights, IntTile, IntWeights, Widen, quantise_activations};
+use super::tile::{
+    self, ActivationBlock, Ahead, FloatTile, FloatWeights, IntTile, IntWeights, Widen, quantise_activations,
+};
 use super::{Device, Scratch};
 use crate::buffer::Tensor;
 use crate::format::Format;

@@ -22,21 +22,21 @@ impl Cut {
     /// Where the word ends that begins at `start`, which must lie before the end of the text.
     #[inline]
     pub fn end(self, text: &str, start: usize) -> usize {
-        let words = Words { text, classes: &CLASSES };
+        let cutter = Cutter { text, classes: &CLASSES };
         match self {
-            Self::Gpt2 => words.gpt2(start),
-            Self::Gpt4 { digits } => words.gpt4(start, digits),
+            Self::Gpt2 => cutter.gpt2(start),
+            Self::Gpt4 { digits } => cutter.gpt4(start, digits),
         }
     }
 }
 
 #[derive(Clone, Copy)]
-struct Words<'a> {
+struct Cutter<'a> {
     text: &'a str,
     classes: &'a Classes,
 }
 
-impl Words<'_> {
+impl Cutter<'_> {
     #[inline]
     fn gpt2(self, start: usize) -> usize {
         let Some((kind, len)) = self.kind(start) else { return start + 1 };
