@@ -1,6 +1,6 @@
 //! Muon: momentum, made orthogonal (Jordan 2024).
 
-use model::training::{Held, Tensors};
+use model::training::{Held, TensorMut};
 use spec::Role;
 use tensor::{DenseSource, Device, Format, Matrix, Tensor};
 
@@ -28,9 +28,9 @@ impl Muon {
         &self,
         device: &mut Device,
         held: &Held,
-        mut weights: Tensors<'_>,
-        mut gradients: Tensors<'_>,
-        mut momentum: Tensors<'_>,
+        mut weights: TensorMut<'_>,
+        mut gradients: TensorMut<'_>,
+        mut momentum: TensorMut<'_>,
     ) {
         let cols = held.shape[1];
         for piece in &held.pieces {

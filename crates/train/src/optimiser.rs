@@ -2,7 +2,7 @@
 
 use crate::muon::{Muon, is_muon};
 use model::Decoder;
-use model::training::{Held, Tensors};
+use model::training::{Held, TensorMut};
 use tensor::{AdamW, AdamWTensor, Device};
 
 /// Which rule updates the matrices of layers. Embedding, head and vectors always follow AdamW.
@@ -80,6 +80,9 @@ impl Optimiser {
         let weights = decoder.tensors_mut().into_iter().zip(gradients.tensors_mut());
         let moments = self.first.tensors_mut().into_iter().zip(self.second.tensors_mut());
         for (((held, weights), (_, gradients)), ((_, first), (_, second))) in weights.zip(moments) {
+            if !held.is_trainable() {
+                continue;
+            }
             if self.config.kind == Kind::Muon && is_muon(&held) {
                 muon.update(device, &held, weights, gradients, first);
             } else {
@@ -112,10 +115,10 @@ impl Optimiser {
 
 fn adam_tensor<'a>(
     held: &Held,
-    weights: Tensors<'a>,
-    gradients: Tensors<'a>,
-    first: Tensors<'a>,
-    second: Tensors<'a>,
+    weights: TensorMut<'a>,
+    gradients: TensorMut<'a>,
+    first: TensorMut<'a>,
+    second: TensorMut<'a>,
 ) -> AdamWTensor<'a> {
     AdamWTensor {
         weights: weights.into_values(),

@@ -31,7 +31,9 @@ pub struct State {
     pub samples: u64,
     /// Updates of the weights.
     pub updates: u64,
-    /// Steps skipped just now, one after the other.
+    /// The step of the last of them; its numbers were trusted, those of its weights are not known yet.
+    pub trusted: u64,
+    /// Steps since then whose numbers could not be trusted.
     pub skipped: u64,
     /// What losses were like.
     pub loss: Running,
@@ -97,6 +99,8 @@ impl Checkpoints {
         let done = remove(&partial).and_then(|()| contents.fill(&partial, state)).and_then(|()| {
             let path = self.path(state.step);
             failpoint::pass("rename").map_err(TrainError::io("write", &path))?;
+            // Only a checkpoint that could not be made certain is there already.
+            remove(&path)?;
             fs::rename(&partial, &path).map_err(TrainError::io("create", &path))?;
             failpoint::pass("renamed").map_err(TrainError::io("write", &path))?;
             sync_folder(&self.folder)
@@ -120,10 +124,7 @@ impl Checkpoints {
             match state {
                 Ok(state) => return Ok(Some((state, path))),
                 Err(problem) => {
-                    let aside = self.folder.join(format!("damaged-step-{step}"));
-                    let removed = remove(&aside)
-                        .and_then(|()| fs::rename(&path, &aside).map_err(TrainError::io("rename", &path)));
-                    removed?;
+                    let aside = self.set_aside(step, "damaged")?;
                     let (path, aside) = (path.display(), aside.display());
                     note(&format!("{path} is damaged ({problem}): set aside as {aside}, going on from the one before"));
                 }
@@ -133,6 +134,38 @@ impl Checkpoints {
             true => Ok(None),
             false => Err(TrainError::NoWholeCheckpoint { folder: self.folder.clone() }),
         }
+    }
+
+    /// Sets aside the checkpoints of `step` and later ones, whose weights cannot be trusted; `note` is told.
+    ///
+    /// # Errors
+    /// A folder that cannot be read or renamed.
+    pub fn set_aside_from(&self, step: u64, note: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
+        for step in self.steps()?.into_iter().filter(|&at| at >= step) {
+            let aside = self.set_aside(step, "untrusted")?;
+            let path = self.path(step);
+            note(&format!(
+                "{} holds the weights that these numbers came from: set aside as {}",
+                path.display(),
+                aside.display()
+            ));
+        }
+        Ok(())
+    }
+
+    /// The last checkpoint there is, unread.
+    ///
+    /// # Errors
+    /// A folder that cannot be read.
+    pub fn last(&self) -> Result<Option<PathBuf>, TrainError> {
+        Ok(self.steps()?.last().map(|&step| self.path(step)))
+    }
+
+    fn set_aside(&self, step: u64, why: &str) -> Result<PathBuf, TrainError> {
+        let (path, aside) = (self.path(step), self.folder.join(format!("{why}-step-{step}")));
+        remove(&aside)?;
+        fs::rename(&path, &aside).map_err(TrainError::io("rename", &path))?;
+        Ok(aside)
     }
 
     /// Removes all but the newest `last` and those of steps that are a multiple of `every`.
