@@ -8,7 +8,6 @@ mod error;
 mod failpoint;
 mod files;
 pub mod log;
-mod muon;
 pub mod optimiser;
 mod resume;
 pub mod run;
