@@ -264,6 +264,22 @@ fn a_checkpoint_is_a_model() {
 }
 
 #[test]
+fn a_bias_on_the_choice_of_experts_goes_where_it_can_be_held() {
+    let project = Project::new();
+    let run = project.path("run");
+    let settings = ["train.tokens=640", "train.warmup_tokens=0", "train.bias_rate=0.01"];
+    ended(&train(&project, &run, &settings, ""), 0, &["LyceumMixtralForCausalLM", "other programs refuse"]);
+    let model = run.join("model");
+    ended(&lyceum(["inspect"]).arg(&model).output().unwrap(), 0, &["LyceumMixtralForCausalLM"]);
+    let generate = lyceum(["generate"]).arg(&model).args(["--prompt", "Hi", "--max-tokens", "3"]).output().unwrap();
+    ended(&generate, 0, &[]);
+    let convert = |to: &str| lyceum(["convert"]).arg(&model).arg(project.path(to)).output().unwrap();
+    ended(&convert("model.gguf"), 1, &["bias on the choice of experts"]);
+    ended(&convert("copy"), 0, &[]);
+    ended(&lyceum(["inspect"]).arg(project.path("copy")).output().unwrap(), 0, &["LyceumMixtralForCausalLM"]);
+}
+
+#[test]
 fn a_learning_rate_that_blows_up_ends_the_run_before_its_weights_are_lost() {
     let project = Project::new();
     let run = project.path("run");

@@ -21,7 +21,10 @@ pub(crate) fn check(state: &State, setup: &Setup, checkpoint: &Path) -> Result<V
     let mut changed = Vec::new();
     for difference in differences("", &value(&state.recipe), &value(&setup.recipe)) {
         match difference.key.as_str() {
-            "train.seed" | "train.optimiser" | "train.bias_rate" => return Err(other(difference)),
+            "train.seed" | "train.optimiser" => return Err(other(difference)),
+            "train.bias_rate" if [&difference.was, &difference.is].contains(&&"null".to_owned()) => {
+                return Err(other(difference));
+            }
             // Folders may move; what is in them is compared below.
             key if key.starts_with("data.") && key.ends_with(".path") => {}
             key if key.starts_with("data.") => return Err(other(difference)),

@@ -170,6 +170,27 @@ fn without_a_whole_checkpoint_nothing_is_begun_anew() {
     }
 }
 
+/// Bytes are as they were written, by another version: that is no damage, and nothing is set aside.
+#[test]
+fn a_checkpoint_of_another_version_is_left_alone() {
+    let project = Project::new();
+    run(&project, "run", &[], Some(2)).0.unwrap();
+    let step = project.path("run/checkpoints/step-2");
+    let json =
+        |name: &str| -> serde_json::Value { serde_json::from_slice(&fs::read(step.join(name)).unwrap()).unwrap() };
+    let (mut state, mut manifest) = (json("state.json"), json("manifest.json"));
+    state["mood"] = "new".into();
+    let state = state.to_string();
+    let sum = twox_hash::XxHash3_128::oneshot(state.as_bytes());
+    manifest["files"]["state.json"] = serde_json::json!({ "bytes": state.len(), "xxh3": format!("{sum:032x}") });
+    fs::write(step.join("state.json"), state).unwrap();
+    fs::write(step.join("manifest.json"), manifest.to_string()).unwrap();
+    let (result, notes) = run(&project, "run", &[], None);
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("another version") && error.contains("mood"), "{error} {notes:?}");
+    assert_eq!(checkpoints(&project.path("run")), [2]);
+}
+
 #[test]
 fn another_model_other_data_or_another_order_is_refused() {
     let project = Project::new();
@@ -332,7 +353,7 @@ fn what_experts_are_given_goes_on_bit_for_bit() {
 #[test]
 fn batches_without_targets_are_passed_over() {
     let project = Project::new();
-    let tokenizer = text::Tokenizer::from_folder(&project.path("tokenizer")).unwrap();
+    let tokenizer = text::Tokenizer::from_folder(project.path("tokenizer")).unwrap();
     let id = data::shards::TokenizerId::of(&tokenizer).unwrap();
     let mut writer = data::shards::SetWriter::new(&project.path("chats"), "chats", id, 620, 4096).unwrap();
     for i in 0..200u32 {

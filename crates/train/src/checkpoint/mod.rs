@@ -115,14 +115,13 @@ impl Checkpoints {
     /// The newest whole checkpoint. One that is not whole is set aside under another name, and `note` is told.
     ///
     /// # Errors
-    /// Checkpoints of which none is whole.
+    /// Checkpoints of which none is whole; one that is whole, and of another version of this program.
     pub fn newest(&self, note: &mut dyn FnMut(&str)) -> Result<Option<(State, PathBuf)>, TrainError> {
         let steps = self.steps()?;
         for &step in steps.iter().rev() {
             let path = self.path(step);
-            let state = manifest::verify(&path).and_then(|()| read_state(&path));
-            match state {
-                Ok(state) => return Ok(Some((state, path))),
+            match manifest::verify(&path) {
+                Ok(()) => return Ok(Some((read_state(&path)?, path))),
                 Err(problem) => {
                     let aside = self.set_aside(step, "damaged")?;
                     let (path, aside) = (path.display(), aside.display());
@@ -246,9 +245,11 @@ pub(crate) fn read_optimiser(
     Ok(())
 }
 
-fn read_state(folder: &Path) -> Result<State, String> {
-    let text = fs::read_to_string(folder.join("state.json")).map_err(|e| format!("state.json: {e}"))?;
-    serde_json::from_str(&text).map_err(|e| format!("state.json: {e}"))
+/// The state of a checkpoint that is whole.
+fn read_state(folder: &Path) -> Result<State, TrainError> {
+    let path = folder.join("state.json");
+    let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
+    serde_json::from_str(&text).map_err(|source| TrainError::OtherVersion { path, source })
 }
 
 /// Removes a folder if it is there.
