@@ -3,7 +3,9 @@
 use crate::failure::{End, misuse};
 use crate::options::threads;
 use crate::output;
+use crate::progress::Bars;
 use clap::Args;
+use data::corpus;
 use indicatif::{ProgressBar, ProgressStyle};
 use miette::{Context, IntoDiagnostic, Result};
 use serde_json::json;
@@ -55,13 +57,11 @@ impl Train {
             parsed => parsed.into_diagnostic().wrap_err_with(|| path.display().to_string())?,
         };
         let named = Path::new("runs").join(path.file_stem().unwrap_or(path.as_os_str()));
+        let base = path.parent().unwrap_or(Path::new("."));
+        make_corpus(&recipe, base)?;
         let stop = stop_on_signals()?;
-        let options = Options {
-            base: path.parent().unwrap_or(Path::new(".")),
-            run: self.run.as_deref().unwrap_or(&named),
-            threads: threads(self.threads),
-            stop: &stop,
-        };
+        let options =
+            Options { base, run: self.run.as_deref().unwrap_or(&named), threads: threads(self.threads), stop: &stop };
         let outcome = train::train(&recipe, &options, &mut Screen::new()).into_diagnostic()?;
         self.tell(&outcome, options.run)
     }
@@ -92,6 +92,24 @@ impl Train {
             false => output::line(&text),
         }
     }
+}
+
+/// Makes the recipe's corpus, if it has one and this is the first time.
+fn make_corpus(recipe: &Recipe, base: &Path) -> Result<()> {
+    let Some(corpus) = &recipe.data.corpus else { return Ok(()) };
+    let bars = Bars::default();
+    let watch = |step, done, total| bars.set(step, done, total);
+    let tokenizer = recipe.model.tokenizer.as_deref().map(Path::new);
+    let made = corpus::make(corpus, base, tokenizer, &watch).into_diagnostic()?;
+    drop(bars);
+    if made {
+        let folder = base.join(&corpus.folder);
+        output::note(&format!(
+            "the corpus is made: lyceum data inspect {0}/collection and lyceum data stats {0}/shards tell of it",
+            folder.display()
+        ));
+    }
+    Ok(())
 }
 
 /// True once the program was asked to end; the second time it ends at once.
