@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod convert;
 mod errors;
+mod eval;
 mod generate;
 mod inspect;
 mod prepare;
