@@ -10,6 +10,7 @@ mod files;
 pub mod log;
 mod muon;
 pub mod optimiser;
+pub mod report;
 mod resume;
 pub mod run;
 pub mod schedule;
