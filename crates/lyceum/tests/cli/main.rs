@@ -8,6 +8,7 @@ mod eval;
 mod generate;
 mod inspect;
 mod prepare;
+mod report;
 mod tokenizer;
 
 use safetensors::SafeTensors;

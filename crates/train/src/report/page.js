@@ -149,7 +149,7 @@ function draw(parent, chart, number) {
     if (chart.line) {
       const [value, name] = chart.line;
       svg(inside, "line", { class: "ruler", x1: left, x2: width - right, y1: y(value), y2: y(value) });
-      svg(inside, "text", { x: width - right - 4, y: y(value) - 4, "text-anchor": "end" }, name);
+      svg(inside, "text", { x: width - right - 4, y: y(value) + (y(value) < top + 16 ? 13 : -4), "text-anchor": "end" }, name);
     }
     chart.series.forEach((series, i) => {
       if (hidden.has(i)) return;

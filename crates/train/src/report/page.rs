@@ -150,7 +150,7 @@ fn time_table(report: &Report, price: f64) -> String {
     let column = if price > 0.0 { "<th>money" } else { "" };
     let replayed = report.timing.replayed_steps();
     format!(
-        "<div class=bar>{bar}</div><div class=wide><table><tr><th>part<th>time<th>share{column}<th class=about>what it is{rows}\
+        "<div class=bar>{bar}</div><div class=wide><table><tr class=head><th>part<th>time<th>share{column}<th class=about>what it is{rows}\
          <tr class=sum><th>in all<td>{}<td>{}{money}<td class=about>{replayed} steps were done again</table></div>",
         duration(whole),
         if whole > 0.0 { "100%" } else { "–" },
@@ -164,12 +164,13 @@ fn priced(seconds: f64, price: f64) -> String {
 fn sessions(report: &Report) -> String {
     let all = &report.timing.sessions;
     let shown = &all[all.len().saturating_sub(SESSIONS)..];
-    let row = |session: &Session| {
+    let row = |(number, session): (usize, &Session)| {
         let end = match session.end {
             Some(Event::Finished) => "finished",
             Some(Event::Interrupted) => "stopped on request",
             Some(Event::Diverged) => "diverged",
-            _ => "killed, or still running",
+            _ if number + 1 == shown.len() => "killed, or still running",
+            _ => "killed",
         };
         format!(
             "<tr><td><time data-s={:.0}>{:.0}</time><td>{}<td>{}<td>{}<td>{}<td class=about>{end}",
@@ -181,7 +182,7 @@ fn sessions(report: &Report) -> String {
             session.replayed_steps
         )
     };
-    let rows: String = shown.iter().map(row).collect();
+    let rows: String = shown.iter().enumerate().map(row).collect();
     let left = all.len() - shown.len();
     let more = if left > 0 { format!("<p>{left} earlier ones are not listed.</p>") } else { String::new() };
     let broken = match report.broken_lines {
@@ -189,7 +190,7 @@ fn sessions(report: &Report) -> String {
         n => format!("<p>{n} lines of the log were cut off by a kill and are left out.</p>"),
     };
     format!(
-        "<div class=wide><table><tr><th>begun<th>for<th>from step<th>to step<th>done again<th class=about>end{rows}</table></div>{more}{broken}"
+        "<div class=wide><table><tr class=head><th>begun<th>for<th>from step<th>to step<th>done again<th class=about>end{rows}</table></div>{more}{broken}"
     )
 }
 
@@ -201,7 +202,7 @@ fn skipped(report: &Report) -> String {
         report.log.skipped.iter().map(|s| format!("<tr><td>{}<td class=about>{}", s.step, escape(&s.reason))).collect();
     format!(
         "<p>{} steps left the weights as they were; the last of them:</p>\
-         <div class=wide><table><tr><th>step<th class=about>because{rows}</table></div>",
+         <div class=wide><table><tr class=head><th>step<th class=about>because{rows}</table></div>",
         report.log.skipped_steps
     )
 }
@@ -266,7 +267,7 @@ fn ledger(ledger: &Ledger) -> String {
         })
         .collect();
     format!(
-        "<div class=wide><table><tr><th>source<th>samples<th>tokens<th>epochs<th>seen at least once<th>available{rows}\
+        "<div class=wide><table><tr class=head><th>source<th>samples<th>tokens<th>epochs<th>seen at least once<th>available{rows}\
          <tr class=sum><th>in all<td>{}<td>{}<td><td><td></table></div>",
         ledger.samples,
         count(ledger.tokens())
