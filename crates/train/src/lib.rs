@@ -8,7 +8,6 @@ mod error;
 mod failpoint;
 mod files;
 pub mod log;
-mod muon;
 pub mod optimiser;
 pub mod report;
 mod resume;

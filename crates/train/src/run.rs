@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use tensor::buffer::Recycling;
 use tensor::{Device, machine};
 
 /// A loss that varies less than this part of its mean is steady.
@@ -100,6 +101,7 @@ pub enum Outcome {
 /// What cannot be followed, read or written; nothing is spent before everything was checked.
 pub fn train(recipe: &Recipe, options: &Options<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, TrainError> {
     let begun = Instant::now();
+    let _recycling = Recycling::start();
     let setup = Setup::new(recipe, options.base)?;
     let _held = lock(options.run)?;
     let mut trainer = Trainer::new(setup, options, watcher)?;

@@ -112,7 +112,7 @@ impl Decoder {
         // Layers run one after the other, so one layer's cache serves all.
         let mut cache = KvCache::new(KvFormat::F32, 1, blocks.len(), self.config.kv_heads, self.config.head_dim);
 
-        let mut residual = Tensor::zeros(rows, self.config.hidden_size);
+        let mut residual = Tensor::stale(rows, self.config.hidden_size);
         device.embed(&self.embedding, batch.tokens, &mut residual);
         let top_k = self.layers.iter().find_map(|l| l.ffn.router.as_ref()).map_or(0, |r| r.top_k);
         let mut losses = Losses { top_k, ..Losses::default() };
@@ -155,7 +155,7 @@ impl Decoder {
         let blocks: Vec<u32> = (0..).take(batch.documents.iter().map(|d| d.div_ceil(KV_BLOCK)).sum()).collect();
         let chunks = documents(batch.documents, &blocks);
         let mut cache = KvCache::new(KvFormat::F32, 1, blocks.len(), self.config.kv_heads, self.config.head_dim);
-        let mut residual = Tensor::zeros(rows, self.config.hidden_size);
+        let mut residual = Tensor::stale(rows, self.config.hidden_size);
         device.embed(&self.embedding, batch.tokens, &mut residual);
         for layer in &self.layers {
             self.layer_forward(layer, device, &mut cache, &chunks, &mut residual);
@@ -174,11 +174,11 @@ impl Decoder {
         residual: &mut Tensor,
     ) -> Kept {
         let (rows, hidden) = (residual.rows(), self.config.hidden_size);
-        let mut attention_normed = Tensor::zeros(rows, hidden);
+        let mut attention_normed = Tensor::stale(rows, hidden);
         device.rms_norm(residual, &layer.attention_norm, self.config.norm_eps, rows, &mut attention_normed);
         let attention = layer.attention.forward_saving(self, device, cache, chunks, &attention_normed, residual);
         let middle = device.copy(residual);
-        let mut ffn_normed = Tensor::zeros(rows, hidden);
+        let mut ffn_normed = Tensor::stale(rows, hidden);
         device.rms_norm(residual, &layer.ffn_norm, self.config.norm_eps, rows, &mut ffn_normed);
         let ffn = layer.ffn.forward_saving(device, &ffn_normed, residual);
         Kept { attention_normed, attention, middle, ffn_normed, ffn }
@@ -253,7 +253,7 @@ impl Decoder {
                 let count = range.len();
                 let dhead = gradients.head.as_mut().unwrap_or(&mut gradients.embedding);
                 device.matmul_backward_weight(normed, dlogits, count, dhead);
-                let mut dnormed = Tensor::zeros(count, hidden);
+                let mut dnormed = Tensor::stale(count, hidden);
                 device.matmul_backward_input(head, dlogits, count, false, &mut dnormed);
                 let x = device.copy_rows(residual, range.clone());
                 let mut dx = Tensor::zeros(count, hidden);
@@ -283,9 +283,9 @@ impl Decoder {
                 continue;
             }
             let x = device.copy_rows(residual, range.clone());
-            let mut normed = Tensor::zeros(range.len(), self.config.hidden_size);
+            let mut normed = Tensor::stale(range.len(), self.config.hidden_size);
             device.rms_norm(&x, &self.final_norm, self.config.norm_eps, range.len(), &mut normed);
-            let mut logits = Tensor::zeros(range.len(), self.config.vocab_size);
+            let mut logits = Tensor::stale(range.len(), self.config.vocab_size);
             device.matmul(head, &normed, range.len(), None, false, &mut logits);
             device.cross_entropy(&mut logits, &targets[range.clone()], scale, &mut losses[range.clone()]);
             f(device, range, &normed, &logits);
