@@ -137,7 +137,7 @@ function draw(parent, chart, number) {
     const clip = svg(svg(frame, "clipPath", { id: `clip${number}` }), "rect", {
       x: left, y: top, width: width - left - right, height: height - top - bottom,
     });
-    for (const value of ticks(low, high, large ? 7 : 4)) {
+    for (const value of ticks(low, high, large ? 7 : 5)) {
       svg(frame, "line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) });
       svg(frame, "text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, show(value));
     }
@@ -183,7 +183,8 @@ function draw(parent, chart, number) {
       const where = series.points && series.x[nearby] !== at ? ` (step ${series.x[nearby]})` : "";
       lines.push([colour(i), series.name, show(series.y[nearby]) + where]);
     });
-    tooltip.show(scales.x(at) + frame.offsetLeft, frame.offsetTop + 8, `step ${at}`, lines);
+    const around = figure.getBoundingClientRect();
+    tooltip.show(scales.x(at) + box.left - around.left, box.top - around.top + 8, `step ${at}`, lines);
   });
   frame.addEventListener("pointerleave", () => {
     tooltip.hide();
