@@ -5,7 +5,7 @@ use crate::step::{LayerLoad, Measured};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -87,11 +87,20 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// Opens a file to append to.
+    /// Opens a file to append to. A line that a kill has cut off is ended, so that the next one is whole.
     pub(crate) fn append(path: &Path) -> Result<Self, TrainError> {
         let open = || {
-            let file = OpenOptions::new().create(true).append(true).open(path)?;
-            let bytes = file.metadata()?.len();
+            let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+            let mut bytes = file.metadata()?.len();
+            let mut last = *b"\n";
+            if bytes > 0 {
+                file.seek(SeekFrom::End(-1))?;
+                file.read_exact(&mut last)?;
+            }
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+                bytes += 1;
+            }
             Ok((file, bytes))
         };
         let (file, bytes) = open().map_err(TrainError::io("write", path))?;

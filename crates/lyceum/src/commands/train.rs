@@ -23,11 +23,24 @@ use train::{Options, Outcome, Progress, Watcher};
 ///
 /// Goes on by itself if the run's folder holds a checkpoint. SIGTERM and SIGINT (Ctrl-C) save after the current step and leave; a second one
 /// leaves at once. Exit status 3: too many steps in a row could not be trusted, and the last checkpoint was left as it is.
+///
+/// --report writes RUN/report.html, one page that opens in a browser without a network: losses, norms, schedules, the load of every expert, speed, and
+/// where the time and the money went. The run may go on meanwhile.
 #[derive(Args)]
-#[command(after_help = "Example:\n  lyceum train recipes/quickstart.toml --set train.lr=1e-3 --run runs/first")]
+#[command(after_help = "Examples:\n  lyceum train recipes/quickstart.toml --set train.lr=1e-3 --run runs/first\n  \
+        lyceum train --report runs/first --price 1.00")]
 pub struct Train {
     /// The recipe, a TOML file
-    recipe: PathBuf,
+    #[arg(required_unless_present = "report")]
+    recipe: Option<PathBuf>,
+
+    /// Write the page of this run's folder instead of training
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "set", "run", "threads"])]
+    report: Option<PathBuf>,
+
+    /// What an hour of the machine costs, in any currency, for the report
+    #[arg(long, value_name = "PER_HOUR", requires = "report", value_parser = price)]
+    price: Option<f64>,
 
     /// Put another value in place of the recipe's: section.key=value
     #[arg(long, value_name = "KEY=VALUE")]
@@ -49,7 +62,11 @@ pub struct Train {
 impl Train {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
-        let path = &self.recipe;
+        let path = match (&self.report, &self.recipe) {
+            (Some(run), _) => return self.report(run),
+            (None, Some(recipe)) => recipe,
+            (None, None) => return Err(misuse("give a recipe, or --report with the folder of a run")),
+        };
         let text = std::fs::read_to_string(path).into_diagnostic();
         let text = text.wrap_err_with(|| format!("cannot read {}", path.display()))?;
         let recipe = match Recipe::parse(&text, &self.set) {
@@ -64,6 +81,29 @@ impl Train {
             Options { base, run: self.run.as_deref().unwrap_or(&named), threads: threads(self.threads), stop: &stop };
         let outcome = train::train(&recipe, &options, &mut Screen::new()).into_diagnostic()?;
         self.tell(&outcome, options.run)
+    }
+
+    /// Writes the page of a run.
+    fn report(&self, run: &Path) -> Result<()> {
+        let price = self.price.unwrap_or(0.0);
+        let (report, page) = train::report::write(run, price).into_diagnostic()?;
+        let parts = report.timing.parts();
+        if !self.json {
+            let (goodput, whole) = (100.0 * parts.goodput(), parts.whole() / 3600.0);
+            return output::line(&format!("{}: goodput {goodput:.1}% of {whole:.2} hours", page.display()));
+        }
+        output::json(&json!({
+            "report": page,
+            "step": report.log.step,
+            "tokens": report.log.tokens,
+            "goodput": parts.goodput(),
+            "seconds": parts,
+            "seconds_in_all": parts.whole(),
+            "money": self.price.map(|price| parts.whole() / 3600.0 * price),
+            "replayed_steps": report.timing.replayed_steps(),
+            "tokens_per_second": report.timing.average().map(|(rate, _)| rate),
+            "mfu": report.timing.average().map(|(_, mfu)| mfu),
+        }))
     }
 
     fn tell(&self, outcome: &Outcome, run: &Path) -> Result<()> {
@@ -110,6 +150,11 @@ fn make_corpus(recipe: &Recipe, base: &Path) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+fn price(text: &str) -> Result<f64, String> {
+    let price = text.parse().ok().filter(|price: &f64| price.is_finite() && *price >= 0.0);
+    price.ok_or_else(|| "it must be a number, 0 or above".into())
 }
 
 /// True once the program was asked to end; the second time it ends at once.

@@ -4,9 +4,11 @@ mod bench;
 mod chat;
 mod convert;
 mod errors;
+mod eval;
 mod generate;
 mod inspect;
 mod prepare;
+mod report;
 mod tokenizer;
 
 use safetensors::SafeTensors;
