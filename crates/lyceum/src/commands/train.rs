@@ -22,7 +22,7 @@ use train::{Options, Outcome, Progress, Watcher};
 /// Train a model as a recipe says
 ///
 /// Goes on by itself if the run's folder holds a checkpoint. SIGTERM and SIGINT (Ctrl-C) save after the current step and leave; a second one
-/// leaves at once. Exit status 3: too many steps in a row could not be trusted, and the last checkpoint was left as it is.
+/// leaves at once. Exit status 3: too many steps in a row could not be trusted; the last good checkpoint is named, and the run goes on from there.
 ///
 /// --report writes RUN/report.html, one page that opens in a browser without a network: losses, norms, schedules, the load of every expert, speed, and
 /// where the time and the money went. The run may go on meanwhile.
@@ -111,14 +111,15 @@ impl Train {
             Outcome::Finished { step, model } => {
                 ("finished", step, format!("finished after {step} steps: the model is {}", model.display()))
             }
+            Outcome::Interrupted { step: 0 } => ("interrupted", &0, "stopped before the first step".to_owned()),
             Outcome::Interrupted { step } => {
                 let text = format!("stopped after step {step}, saved in {}: the same command goes on", run.display());
                 ("interrupted", step, text)
             }
             Outcome::Diverged { step, skipped, reason, checkpoint } => {
                 let kept = match checkpoint {
-                    Some(path) => format!("the last checkpoint is {}", path.display()),
-                    None => "there is no checkpoint yet".to_owned(),
+                    Some(path) => format!("the run goes on from {}", path.display()),
+                    None => "there is no good checkpoint yet, the run begins anew".to_owned(),
                 };
                 let text = format!(
                     "stopped after step {step}: {skipped} steps in a row could not be trusted (the last: {reason}); {kept}. \

@@ -136,11 +136,13 @@ impl Recipe {
             let allowed = format!("the model's context is {context}: raise model.context, or lower data.context");
             return Err(RecipeError::value("data.context", self.data.context, allowed));
         }
-        if let (Some(balance), false) = (self.train.balance, self.model.may_have_experts()) {
-            let allowed = format!("a {} model has no experts to balance: remove it", self.model.family());
-            return Err(RecipeError::value("train.balance", balance, allowed));
+        match self.train.needs_experts().filter(|_| !self.model.may_have_experts()) {
+            Some((key, value)) => {
+                let allowed = format!("a {} model has no experts: remove it", self.model.family());
+                Err(RecipeError::value(key, value, allowed))
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The recipe as TOML.
