@@ -1,7 +1,7 @@
 //! From gradients to weights: clipping, AdamW, and Muon for the matrices of layers.
 
 use model::Decoder;
-use model::training::{Held, Tensors};
+use model::training::{Held, TensorMut};
 use spec::Role;
 use tensor::{AdamW, AdamWTensor, Device, Muon, MuonTensor};
 
@@ -80,6 +80,9 @@ impl Optimiser {
         let weights = decoder.tensors_mut().into_iter().zip(gradients.tensors_mut());
         let moments = self.first.tensors_mut().into_iter().zip(self.second.tensors_mut());
         for (((held, weights), (_, gradients)), ((_, first), (_, second))) in weights.zip(moments) {
+            if !held.is_trainable() {
+                continue;
+            }
             if self.config.kind == Kind::Muon && is_muon(&held) {
                 by_muon.push(muon_tensor(&held, weights, gradients, first));
             } else {
@@ -116,7 +119,12 @@ fn is_muon(held: &Held) -> bool {
     held.is_matrix() && held.pieces.iter().all(|p| !matches!(p.id.role, Role::Embedding | Role::Head))
 }
 
-fn muon_tensor<'a>(held: &Held, weights: Tensors<'a>, gradients: Tensors<'a>, momentum: Tensors<'a>) -> MuonTensor<'a> {
+fn muon_tensor<'a>(
+    held: &Held,
+    weights: TensorMut<'a>,
+    gradients: TensorMut<'a>,
+    momentum: TensorMut<'a>,
+) -> MuonTensor<'a> {
     MuonTensor {
         weights: weights.into_values(),
         gradients: gradients.into_values(),
@@ -128,10 +136,10 @@ fn muon_tensor<'a>(held: &Held, weights: Tensors<'a>, gradients: Tensors<'a>, mo
 
 fn adam_tensor<'a>(
     held: &Held,
-    weights: Tensors<'a>,
-    gradients: Tensors<'a>,
-    first: Tensors<'a>,
-    second: Tensors<'a>,
+    weights: TensorMut<'a>,
+    gradients: TensorMut<'a>,
+    first: TensorMut<'a>,
+    second: TensorMut<'a>,
 ) -> AdamWTensor<'a> {
     AdamWTensor {
         weights: weights.into_values(),

@@ -90,7 +90,7 @@ pub enum Outcome {
         skipped: u64,
         /// The last one's reason.
         reason: String,
-        /// The last checkpoint, if there is one.
+        /// The last checkpoint whose weights could be trusted, if there is one: what the run goes on from.
         checkpoint: Option<PathBuf>,
     },
 }
@@ -136,6 +136,8 @@ struct Trainer<'a> {
     /// To be written while the next step computes: weights and moments stay as they are until its update.
     pending: Option<State>,
     saved: Option<u64>,
+    /// Whether a checkpoint was written of which the older ones have not made room yet.
+    to_prune: bool,
     last_save: Instant,
     peak_gflops: f64,
     /// Of late; 0 before the first step.
@@ -165,6 +167,13 @@ impl<'a> Trainer<'a> {
                 (first_state(&setup), decoder, optimiser)
             }
         };
+        if setup.config.has_choice_bias() {
+            let (family, ours) = (setup.config.family.architecture(), setup.config.architecture());
+            watcher.note(&format!(
+                "the routers have a bias on the choice of experts, for which {family} has no place: checkpoints and model are of the layout \
+                 {ours}, which other programs refuse"
+            ));
+        }
         let path = options.run.join("recipe.toml");
         let recipe = setup.recipe.to_toml().map_err(|e| TrainError::damaged(&path, e.to_string()))?;
         files::replace(&path, recipe.as_bytes())?;
@@ -174,6 +183,7 @@ impl<'a> Trainer<'a> {
             peak_gflops: setup.recipe.hardware.peak_gflops.unwrap_or_else(|| machine::fma_gflops(&mut device)),
             gradients: decoder.zeros_like(),
             pending: None,
+            to_prune: saved.is_some(),
             last_save: Instant::now(),
             seconds_per_token: 0.0,
             setup,
@@ -198,8 +208,11 @@ impl<'a> Trainer<'a> {
             let (measured, stalled) = self.measure(&samples)?;
             let skipped = self.update(samples.len(), &measured)?;
             self.report(samples.len(), &measured, begun.elapsed(), stalled)?;
-            if let Some(reason) = skipped.filter(|_| self.state.skipped >= self.setup.recipe.train.max_skips) {
-                return self.diverge(reason);
+            match skipped {
+                Some(reason) if self.state.skipped >= self.setup.recipe.train.max_skips => return self.diverge(reason),
+                Some(_) => {}
+                // The weights have shown that they can be trusted.
+                None => self.prune()?,
             }
             self.evaluate()?;
             self.plan_save()?;
@@ -247,11 +260,15 @@ impl<'a> Trainer<'a> {
             let written = writer.map(|writer| writer.join().unwrap_or_else(|panic| resume_unwind(panic)));
             (measured, written, waiting.elapsed())
         });
-        if let (Some(state), Some((written, took))) = (pending, written)
-            && let Err(error) = written.and_then(|()| self.saved(&state, took, true))
-        {
-            let kept = self.saved.map_or("there is none before it".into(), |step| format!("that of step {step} stays"));
-            self.watcher.note(&format!("the checkpoint of step {} could not be written ({error}); {kept}", state.step));
+        match (pending, written) {
+            (Some(state), Some((Ok(()), took))) => self.saved(&state, took, true)?,
+            (Some(state), Some((Err(error), _))) => {
+                let kept =
+                    self.saved.map_or("there is none before it".into(), |step| format!("that of step {step} stays"));
+                let step = state.step;
+                self.watcher.note(&format!("the checkpoint of step {step} could not be written ({error}); {kept}"));
+            }
+            _ => {}
         }
         Ok((measured, stalled))
     }
@@ -268,16 +285,20 @@ impl<'a> Trainer<'a> {
         let skipped = self.distrust(loss, norm);
         match (&skipped, loss) {
             (None, Some(loss)) => {
-                let Self { optimiser, device, decoder, gradients, state, .. } = self;
+                let Self { setup, optimiser, device, decoder, gradients, state, .. } = self;
                 optimiser.step(device, decoder, gradients, norm, lr as f32);
+                if let Some(rate) = setup.recipe.train.bias_rate {
+                    decoder.balance_choices(measured.layers.iter().map(|layer| &*layer.choices), rate as f32);
+                }
                 state.loss.push(loss);
                 state.gradient_norm.push(norm);
                 state.updates = optimiser.steps();
-                state.skipped = 0;
+                (state.trusted, state.skipped) = (state.step, 0);
             }
             (reason, _) => {
                 self.gradients.tensors_mut().iter_mut().for_each(|(_, tensor)| tensor.values_mut().fill(0.0));
-                self.state.skipped += 1;
+                // Nothing to learn from is no sign of trouble.
+                self.state.skipped += u64::from(loss.is_some());
                 let reason = reason.as_deref().unwrap_or_default();
                 self.watcher.note(&format!("step {} changes nothing: {reason}", self.state.step));
             }
@@ -293,7 +314,7 @@ impl<'a> Trainer<'a> {
             z: measured.z,
             gradient_norm: norm,
             lr,
-            dropped: 0,
+            dropped: measured.layers.iter().map(|layer| layer.dropped).sum(),
             layers: measured.layers.iter().map(LayerEntry::new).collect(),
             skipped: skipped.as_deref(),
         })?;
@@ -387,7 +408,8 @@ impl<'a> Trainer<'a> {
             None => Some(train.checkpoint_seconds.unwrap_or(CHECKPOINT_SECONDS)),
         };
         let by_time = seconds.is_some_and(|seconds| self.last_save.elapsed().as_secs_f64() >= seconds);
-        if by_steps || by_time {
+        // Weights that gave numbers not to be trusted are no place to go on from.
+        if (by_steps || by_time) && self.state.skipped == 0 {
             self.last_save = Instant::now();
             self.pending = Some(self.snapshot()?);
         }
@@ -414,13 +436,21 @@ impl<'a> Trainer<'a> {
         self.saved(&state, begun.elapsed(), false)
     }
 
-    /// After a checkpoint is there, perhaps written beside a step: what is written along with it, and what may go.
+    /// After a checkpoint is there, perhaps written beside a step: what is written along with it.
     fn saved(&mut self, state: &State, took: Duration, beside: bool) -> Result<(), TrainError> {
         self.saved = Some(state.step);
+        self.to_prune = true;
         self.time(json!({ "event": "saved", "step": state.step, "seconds": took.as_secs_f64(), "beside": beside }))?;
-        let train = &self.setup.recipe.train;
-        self.checkpoints.prune(train.keep_last, train.keep_every)?;
         write_ledger(self.options.run, state)
+    }
+
+    /// Makes room for the newest checkpoint.
+    fn prune(&mut self) -> Result<(), TrainError> {
+        if !std::mem::take(&mut self.to_prune) {
+            return Ok(());
+        }
+        let train = &self.setup.recipe.train;
+        self.checkpoints.prune(train.keep_last, train.keep_every)
     }
 
     fn interrupt(mut self) -> Result<Outcome, TrainError> {
@@ -432,14 +462,18 @@ impl<'a> Trainer<'a> {
     }
 
     fn diverge(mut self, reason: String) -> Result<Outcome, TrainError> {
-        self.time(json!({ "event": "diverged", "step": self.state.step }))?;
-        let checkpoint = self.saved.map(|step| self.checkpoints.path(step));
-        Ok(Outcome::Diverged { step: self.state.step, skipped: self.state.skipped, reason, checkpoint })
+        let State { step, trusted, skipped, .. } = self.state;
+        self.time(json!({ "event": "diverged", "step": step }))?;
+        // The weights after the last update are what gave these numbers.
+        self.checkpoints.set_aside_from(trusted, &mut |text| self.watcher.note(text))?;
+        let checkpoint = self.checkpoints.last()?;
+        Ok(Outcome::Diverged { step, skipped, reason, checkpoint })
     }
 
     /// The last checkpoint, and the model for others.
     fn finish(mut self) -> Result<Outcome, TrainError> {
         self.save_now()?;
+        self.prune()?;
         write_ledger(self.options.run, &self.state)?;
         let weights = match self.setup.recipe.train.export {
             Export::Bf16 => Weights::Bf16,
@@ -471,6 +505,7 @@ fn first_state(setup: &Setup) -> State {
         tokens: 0,
         samples: 0,
         updates: 0,
+        trusted: 0,
         skipped: 0,
         loss: Running::default(),
         gradient_norm: Running::default(),

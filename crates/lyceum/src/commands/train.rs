@@ -3,7 +3,9 @@
 use crate::failure::{End, misuse};
 use crate::options::threads;
 use crate::output;
+use crate::progress::Bars;
 use clap::Args;
+use data::corpus;
 use indicatif::{ProgressBar, ProgressStyle};
 use miette::{Context, IntoDiagnostic, Result};
 use serde_json::json;
@@ -20,7 +22,7 @@ use train::{Options, Outcome, Progress, Watcher};
 /// Train a model as a recipe says
 ///
 /// Goes on by itself if the run's folder holds a checkpoint. SIGTERM and SIGINT (Ctrl-C) save after the current step and leave; a second one
-/// leaves at once. Exit status 3: too many steps in a row could not be trusted, and the last checkpoint was left as it is.
+/// leaves at once. Exit status 3: too many steps in a row could not be trusted; the last good checkpoint is named, and the run goes on from there.
 ///
 /// --report writes RUN/report.html, one page that opens in a browser without a network: losses, norms, schedules, the load of every expert, speed, and
 /// where the time and the money went. The run may go on meanwhile.
@@ -72,13 +74,11 @@ impl Train {
             parsed => parsed.into_diagnostic().wrap_err_with(|| path.display().to_string())?,
         };
         let named = Path::new("runs").join(path.file_stem().unwrap_or(path.as_os_str()));
+        let base = path.parent().unwrap_or(Path::new("."));
+        make_corpus(&recipe, base)?;
         let stop = stop_on_signals()?;
-        let options = Options {
-            base: path.parent().unwrap_or(Path::new(".")),
-            run: self.run.as_deref().unwrap_or(&named),
-            threads: threads(self.threads),
-            stop: &stop,
-        };
+        let options =
+            Options { base, run: self.run.as_deref().unwrap_or(&named), threads: threads(self.threads), stop: &stop };
         let outcome = train::train(&recipe, &options, &mut Screen::new()).into_diagnostic()?;
         self.tell(&outcome, options.run)
     }
@@ -111,14 +111,15 @@ impl Train {
             Outcome::Finished { step, model } => {
                 ("finished", step, format!("finished after {step} steps: the model is {}", model.display()))
             }
+            Outcome::Interrupted { step: 0 } => ("interrupted", &0, "stopped before the first step".to_owned()),
             Outcome::Interrupted { step } => {
                 let text = format!("stopped after step {step}, saved in {}: the same command goes on", run.display());
                 ("interrupted", step, text)
             }
             Outcome::Diverged { step, skipped, reason, checkpoint } => {
                 let kept = match checkpoint {
-                    Some(path) => format!("the last checkpoint is {}", path.display()),
-                    None => "there is no checkpoint yet".to_owned(),
+                    Some(path) => format!("the run goes on from {}", path.display()),
+                    None => "there is no good checkpoint yet, the run begins anew".to_owned(),
                 };
                 let text = format!(
                     "stopped after step {step}: {skipped} steps in a row could not be trusted (the last: {reason}); {kept}. \
@@ -132,6 +133,24 @@ impl Train {
             false => output::line(&text),
         }
     }
+}
+
+/// Makes the recipe's corpus, if it has one and this is the first time.
+fn make_corpus(recipe: &Recipe, base: &Path) -> Result<()> {
+    let Some(corpus) = &recipe.data.corpus else { return Ok(()) };
+    let bars = Bars::default();
+    let watch = |step, done, total| bars.set(step, done, total);
+    let tokenizer = recipe.model.tokenizer.as_deref().map(Path::new);
+    let made = corpus::make(corpus, base, tokenizer, &watch).into_diagnostic()?;
+    drop(bars);
+    if made {
+        let folder = base.join(&corpus.folder);
+        output::note(&format!(
+            "the corpus is made: lyceum data inspect {0}/collection and lyceum data stats {0}/shards tell of it",
+            folder.display()
+        ));
+    }
+    Ok(())
 }
 
 fn price(text: &str) -> Result<f64, String> {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod collect;
 mod convert;
 mod errors;
 mod eval;
