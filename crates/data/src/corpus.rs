@@ -152,7 +152,7 @@ fn sources(recipe: &CorpusRecipe, base: &Path) -> Result<Vec<Source>, CorpusErro
         });
     }
     if let Some(lock) = &recipe.cargo {
-        let cargo = Cargo::new(&base.join(lock))?;
+        let cargo = Cargo::new(base.join(lock))?;
         let part = |kind: Kind| Source { name: kind.name().into(), from: From::Cargo(cargo.clone(), kind) };
         sources.extend([part(Kind::Code), part(Kind::Docs)]);
     }

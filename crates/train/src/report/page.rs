@@ -18,8 +18,8 @@ const STARVED: f64 = 0.1;
 /// The page of a run called `name`, where an hour costs `price`.
 pub fn render(report: &Report, name: &str, price: f64) -> String {
     let charts = Charts::of(report);
-    // Inside of a script element only its end could be misread.
-    let data = serde_json::to_string(&charts).unwrap_or_default().replace("</", "<\\/");
+    // Inside of a script element nothing may look like markup.
+    let data = serde_json::to_string(&charts).unwrap_or_default().replace('<', "\\u003c");
     let mut page = String::new();
     // Each part once, in order, so that nothing in the data is taken for a place of the template.
     let parts = [
