@@ -89,6 +89,12 @@ pub enum TrainError {
         /// What it is.
         is: String,
     },
+    /// A folder that no run has written to.
+    #[error("{} holds no run: give the folder that `lyceum train` writes to, with recipe.toml and log.jsonl in it", run.display())]
+    NoRun {
+        /// The folder.
+        run: PathBuf,
+    },
     /// Two programs, one run.
     #[error("{} is in use by another program that trains there", run.display())]
     InUse {

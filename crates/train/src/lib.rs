@@ -9,6 +9,7 @@ mod failpoint;
 mod files;
 pub mod log;
 pub mod optimiser;
+pub mod report;
 mod resume;
 pub mod run;
 pub mod schedule;

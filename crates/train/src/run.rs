@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{Checkpoints, Contents, State, read_optimiser, read_tensors};
 use crate::log::{LayerEntry, Lines, StepEntry, by_source, now};
+use crate::report::time::Machine;
 use crate::setup::Setup;
 use crate::statistics::Running;
 use crate::step::{self, Mean, Measured, Rows};
@@ -104,8 +105,7 @@ pub fn train(recipe: &Recipe, options: &Options<'_>, watcher: &mut dyn Watcher) 
     let setup = Setup::new(recipe, options.base)?;
     let _held = lock(options.run)?;
     let mut trainer = Trainer::new(setup, options, watcher)?;
-    let start = json!({ "event": "start", "step": trainer.state.step, "seconds": begun.elapsed().as_secs_f64() });
-    trainer.time(start)?;
+    trainer.started(begun.elapsed())?;
     trainer.run()
 }
 
@@ -220,6 +220,20 @@ impl<'a> Trainer<'a> {
         self.finish()
     }
 
+    /// The first line of timings of this program: what runs, and on what.
+    fn started(&mut self, took: Duration) -> Result<(), TrainError> {
+        let count = self.setup.config.count_parameters();
+        let machine = Machine {
+            parameters: count.total,
+            active_parameters: count.active,
+            flops_per_token: self.setup.flops_per_token(),
+            peak_gflops: self.peak_gflops,
+            threads: self.setup.recipe.hardware.threads.unwrap_or(self.options.threads),
+        };
+        let (step, seconds) = (self.state.step, took.as_secs_f64());
+        self.time(json!({ "event": "start", "step": step, "seconds": seconds, "machine": machine }))
+    }
+
     /// The samples of the next step.
     fn samples(&self) -> Result<Vec<Sample>, TrainError> {
         let first = self.state.samples;
@@ -247,7 +261,7 @@ impl<'a> Trainer<'a> {
             (measured, written, waiting.elapsed())
         });
         match (pending, written) {
-            (Some(state), Some((Ok(()), took))) => self.saved(&state, took)?,
+            (Some(state), Some((Ok(()), took))) => self.saved(&state, took, true)?,
             (Some(state), Some((Err(error), _))) => {
                 let kept =
                     self.saved.map_or("there is none before it".into(), |step| format!("that of step {step} stays"));
@@ -419,14 +433,14 @@ impl<'a> Trainer<'a> {
         let state = self.snapshot()?;
         let contents = contents(&self.setup, &self.decoder, &self.optimiser);
         self.checkpoints.write(&contents, &state)?;
-        self.saved(&state, begun.elapsed())
+        self.saved(&state, begun.elapsed(), false)
     }
 
-    /// After a checkpoint is there: what is written along with it.
-    fn saved(&mut self, state: &State, took: Duration) -> Result<(), TrainError> {
+    /// After a checkpoint is there, perhaps written beside a step: what is written along with it.
+    fn saved(&mut self, state: &State, took: Duration, beside: bool) -> Result<(), TrainError> {
         self.saved = Some(state.step);
         self.to_prune = true;
-        self.time(json!({ "event": "saved", "step": state.step, "seconds": took.as_secs_f64() }))?;
+        self.time(json!({ "event": "saved", "step": state.step, "seconds": took.as_secs_f64(), "beside": beside }))?;
         write_ledger(self.options.run, state)
     }
 
@@ -465,6 +479,7 @@ impl<'a> Trainer<'a> {
             Export::Bf16 => Weights::Bf16,
             Export::F32 => Weights::F32,
         };
+        let begun = Instant::now();
         let (model, beside) = (self.options.run.join("model"), self.options.run.join(".model.new"));
         let checkpoint = Checkpoint::open(&self.checkpoints.path(self.state.step))?;
         remove(&beside)?;
@@ -472,7 +487,8 @@ impl<'a> Trainer<'a> {
         remove(&model)?;
         fs::rename(&beside, &model).map_err(TrainError::io("create", &model))?;
         files::sync_folder(self.options.run)?;
-        self.time(json!({ "event": "finished", "step": self.state.step }))?;
+        let seconds = begun.elapsed().as_secs_f64();
+        self.time(json!({ "event": "finished", "step": self.state.step, "seconds": seconds }))?;
         Ok(Outcome::Finished { step: self.state.step, model })
     }
 

@@ -5,9 +5,11 @@ mod chat;
 mod collect;
 mod convert;
 mod errors;
+mod eval;
 mod generate;
 mod inspect;
 mod prepare;
+mod report;
 mod tokenizer;
 
 use safetensors::SafeTensors;
