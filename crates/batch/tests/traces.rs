@@ -177,3 +177,31 @@ proptest! {
         prop_assert_eq!(run(&setup, &actions, true).plans, run(&setup, &actions, true).plans);
     }
 }
+
+/// Traces that never preempt, share or speculate would prove nothing.
+#[test]
+fn the_traces_reach_what_they_are_for() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut sums = [0u64; 8];
+    for _ in 0..400 {
+        let setup = setup().new_tree(&mut runner).unwrap().current();
+        let actions = prop::collection::vec(action(), 1..80).new_tree(&mut runner).unwrap().current();
+        let world = run(&setup, &actions, false);
+        let totals = world.scheduler.totals();
+        let ended = |reason| world.requests.values().filter(|k| k.ended.unwrap().reason == reason).count() as u64;
+        let reached = [
+            totals.preemptions,
+            totals.found,
+            totals.accepted,
+            totals.drafted - totals.accepted,
+            ended(FinishReason::Cancelled),
+            ended(FinishReason::Deadline),
+            ended(FinishReason::Failed),
+            ended(FinishReason::Length),
+        ];
+        sums.iter_mut().zip(reached).for_each(|(sum, reached)| *sum += reached);
+    }
+    assert!(sums.iter().all(|&sum| sum > 100), "{sums:?}");
+}
