@@ -2,8 +2,8 @@
 //!
 //! A step with S decoding sequences and k drafts each is expected to give S (1 + a + ... + a^k) tokens, if a drafted token is accepted with
 //! probability a, and to take T(S (k + 1)) + k D(S) seconds: T is the target's time by rows, D the draft model's time for one
-//! proposal per sequence. Both are learnt from the times handed in. What was never measured is taken to cost no more than the nearest
-//! smaller measured, so that it is tried and then known.
+//! proposal per sequence. Both are learnt from the times handed in. What was never measured is taken to be as cheap as it may be: more
+//! rows cost no more than fewer, fewer cost in proportion. So it is tried, and then known.
 //!
 //! A sequence of its own record drafts fewer: a drafted row must be worth its price in tokens.
 
@@ -64,7 +64,7 @@ impl Costs {
         *mean += (seconds - *mean) * NEW;
     }
 
-    /// Between two measured sizes by the line through them, outside by the nearest.
+    /// Between two measured sizes by the line through them; below all in proportion, above all like the largest.
     fn at(&self, size: u32) -> Option<f64> {
         let at = bucket(size);
         let known = |i: usize| self.0.get(i).copied().flatten().map(|seconds| (i, seconds));
@@ -72,7 +72,9 @@ impl Costs {
         let above = (at..self.0.len()).find_map(known);
         match (below, above) {
             (Some((i, a)), Some((j, b))) if i < j => Some(a + (b - a) * (at - i) as f64 / (j - i) as f64),
-            (below, above) => below.or(above).map(|(_, seconds)| seconds),
+            (Some((_, seconds)), _) => Some(seconds),
+            (None, Some((j, seconds))) => Some(seconds * 2f64.powf((at as f64 - j as f64) / 4.0)),
+            (None, None) => None,
         }
     }
 }
