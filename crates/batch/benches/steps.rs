@@ -50,10 +50,11 @@ impl Load {
         for _ in load.waiting + load.running..self.sequences as usize {
             // Some tokens are the tenant's common beginning.
             let shared = 0..PROMPT / 2;
-            let own = (0..PROMPT / 2).map(|i| i ^ self.submitted.wrapping_mul(0x9e37_79b9));
+            let number = self.submitted;
             self.submitted += 1;
+            let own = (0..PROMPT / 2).map(|i| i ^ number.wrapping_mul(0x9e37_79b9));
             // The first ones end at different times.
-            let new = if self.submitted <= self.sequences { 1 + self.submitted % NEW } else { NEW };
+            let new = if number < self.sequences { 1 + number % NEW } else { NEW };
             let request = Request::new(shared.chain(own).collect(), new);
             self.scheduler.submit(request, self.now).expect("it fits");
         }

@@ -17,7 +17,8 @@ impl Scheduler {
     pub(crate) fn admit(&mut self, plan: &mut StepPlan, step: &mut Step) {
         while step.tokens > 0 && step.outputs > 0 && self.running.len() < self.config.max_running as usize {
             let Some(&(_, slot)) = self.waiting.first() else { return };
-            if self.blocked.is_some_and(|b| b.slot == slot && self.pools[b.group].turnover() < b.until) {
+            let same = |b: Blocked| b.slot == slot && self.pools[b.group].turnover() < b.until;
+            if !self.running.is_empty() && self.blocked.is_some_and(same) {
                 return;
             }
             self.blocked = None;

@@ -180,7 +180,7 @@ fn nothing_starves() {
     for priority in [0, -3, -20] {
         let mut world = world(Config { max_running: 4, aging: 5_000, ..plain(16) });
         let submit = |world: &mut World, seed| world.submit(request(12, seed, 8)).unwrap();
-        (0..8).for_each(|seed| drop(submit(&mut world, seed)));
+        (0..8).for_each(|seed| _ = submit(&mut world, seed));
         let low = world.submit(Request { priority, ..request(40, 99, 8) }).unwrap();
         let mut steps = 0;
         while world.requests[&low].ended.is_none() {
@@ -197,6 +197,16 @@ fn nothing_starves() {
         let overtaken = world.order.iter().filter(|id| world.requests[id].lives > 0 && world.requests[id].number > 8).count();
         assert!(overtaken as u64 <= before + 4, "{overtaken} went before it");
     }
+}
+
+/// It was short of more blocks than others can give back while room was also kept for them to grow.
+#[test]
+fn what_fits_alone_is_admitted_once_it_is_alone() {
+    let mut world = world(plain(8));
+    (0..4).for_each(|seed| _ = world.submit(request(1, seed, 3)).unwrap());
+    let large = world.submit(request(28, 9, 4)).unwrap();
+    world.drain();
+    assert_eq!(world.requests[&large].generated.len(), 4);
 }
 
 #[test]

@@ -77,6 +77,7 @@ struct Setup {
     config: Config,
     draft: Draft,
     eager: bool,
+    all_choices: bool,
     vocab: u64,
 }
 
@@ -99,13 +100,13 @@ fn setup() -> impl Strategy<Value = Setup> {
     (
         (groups, speculation, draft, 1u32..30, prop::option::of(2u32..8)),
         (1u32..7, 0u32..24, 0u32..16, 1u32..4, prop_oneof![Just(1u32), Just(4), Just(5)]),
-        (any::<bool>(), prop_oneof![Just(3u64), Just(50)]),
+        (any::<bool>(), any::<bool>(), prop_oneof![Just(3u64), Just(50)]),
     )
         .prop_map(
             |(
                 (mut groups, speculation, draft, draft_blocks, memory_blocks),
                 (running, tokens, outputs, in_flight, block),
-                (eager, vocab),
+                (eager, all_choices, vocab),
             )| {
                 groups.iter_mut().for_each(|g| g.blocks *= if block == 1 { 4 } else { 1 });
                 groups.push(Group { kind: GroupKind::Draft, blocks: draft_blocks });
@@ -121,14 +122,15 @@ fn setup() -> impl Strategy<Value = Setup> {
                     context: 64,
                     ..plain(1)
                 };
-                Setup { config, draft, eager, vocab }
+                Setup { config, draft, eager, all_choices, vocab }
             },
         )
 }
 
 fn run(setup: &Setup, actions: &[Action], record: bool) -> World {
     let mut world = World::new(setup.config.clone(), setup.draft);
-    (world.eager, world.vocab, world.record) = (setup.eager, setup.vocab, record);
+    (world.eager, world.all_choices) = (setup.eager, setup.all_choices);
+    (world.vocab, world.record) = (setup.vocab, record);
     world.cost = |rows| 0.001 + 0.0005 * f64::from(rows);
     let memories = setup.config.groups.iter().any(|g| g.kind == GroupKind::CrossAttention);
     for action in actions {
@@ -158,8 +160,14 @@ fn run(setup: &Setup, actions: &[Action], record: bool) -> World {
     world
 }
 
+/// So many traces, or more if `PROPTEST_CASES` says so.
+fn cases(least: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: default.cases.max(least), max_shrink_iters: 20_000, failure_persistence: None, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(cases(4000))]
 
     #[test]
     fn every_request_ends_once_with_the_output_of_plain_decoding(
@@ -170,7 +178,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(cases(256))]
 
     #[test]
     fn the_same_trace_gives_the_same_plans(setup in setup(), actions in prop::collection::vec(action(), 1..60)) {

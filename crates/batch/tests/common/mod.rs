@@ -63,10 +63,14 @@ pub struct World {
     pub record: bool,
     pub fail: Option<usize>,
     pub eager: bool,
+    /// Whether choices behind the first that differs from its draft are reported, too.
+    pub all_choices: bool,
     /// Seconds of a target step of so many rows, and of a draft proposal.
     pub cost: fn(u32) -> f64,
     pub draft_cost: f64,
     tables: BlockTables,
+    /// Requests that failed or were skipped.
+    broken: HashSet<RequestId>,
     /// By group, block and slot in the block.
     blocks: Vec<Vec<Option<Entry>>>,
 }
@@ -86,8 +90,10 @@ impl World {
             record: false,
             fail: None,
             eager: false,
+            all_choices: false,
             cost: |_| 0.01,
             draft_cost: 0.001,
+            broken: HashSet::new(),
             tables: BlockTables::new(config.groups.len()),
             blocks: config.groups.iter().map(|g| vec![None; room(g)]).collect(),
             config,
@@ -263,13 +269,19 @@ impl World {
         let mut results = StepResults { seconds: (self.cost)(plan.tokens.len() as u32), ..StepResults::default() };
         let failing = self.fail.take();
         for (index, chunk) in plan.chunks.iter().enumerate() {
+            // Nothing is written for what failed, nor for what has ended before its step runs.
+            if failing == Some(index) || self.requests[&chunk.request].ended.is_some() || self.broken.contains(&chunk.request) {
+                self.broken.insert(chunk.request);
+                results.proposed.extend((0..chunk.draft.propose).map(|_| 0));
+                results.chunks.push(ChunkResult { choices: 0, end: ChunkEnd::Failed });
+                continue;
+            }
             let proposed = self.run_draft(plan, chunk);
             results.draft_seconds = results.draft_seconds.max(f64::from(chunk.draft.propose) * self.draft_cost);
-            let failed = failing == Some(index);
             let chosen = self.run_target(plan, chunk, &proposed);
             results.proposed.extend(&proposed);
+            // Of a choice that is not kept the scheduler must not believe that it ends anything.
             let end = match chosen.last() {
-                _ if failed => ChunkEnd::Failed,
                 Some(&EOS) => ChunkEnd::Stop,
                 _ => ChunkEnd::Continue,
             };
@@ -321,7 +333,7 @@ impl World {
             self.encode_memory(chunk, &request);
         }
         let drafts = tokens[tokens.len() - chunk.drafted as usize..].to_vec();
-        let (mut chosen, mut matching) = (Vec::new(), true);
+        let (mut chosen, mut matching, mut ended_at_eos) = (Vec::new(), true, false);
         for (row, &token) in (0..chunk.len).zip(&tokens) {
             let position = chunk.position + row;
             let entry = entry(&request, token, position);
@@ -334,8 +346,12 @@ impl World {
                 known.outputs[position as usize] += 1;
             }
             let next = self.read_next(chunk.request, &request, position);
+            if row >= chunk.len - chunk.samples && !matching && self.all_choices && !ended_at_eos {
+                chosen.push(next);
+            }
             if row >= chunk.len - chunk.samples && matching {
                 chosen.push(next);
+                ended_at_eos = next == EOS;
                 let draft = drafts.get((row - (chunk.len - chunk.samples)) as usize);
                 matching = draft == Some(&next) && next != EOS;
                 let generated = position as usize + 1 - request.prompt.len();
