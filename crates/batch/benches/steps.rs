@@ -38,8 +38,14 @@ impl Load {
             speculation,
         };
         let scheduler = Scheduler::new(config).expect("the configuration is sound");
-        let mut load =
-            Self { scheduler, sequences, submitted: 0, now: 0, plan: StepPlan::default(), results: StepResults::default() };
+        let mut load = Self {
+            scheduler,
+            sequences,
+            submitted: 0,
+            now: 0,
+            plan: StepPlan::default(),
+            results: StepResults::default(),
+        };
         // Every sequence has reached its own place between prompt and end.
         (0..2 * NEW).for_each(|_| load.step());
         load

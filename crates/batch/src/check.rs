@@ -69,7 +69,9 @@ impl Scheduler {
         if sequence.state == State::Waiting {
             return ensure(sequence.held.iter().all(|h| h.table.is_empty()), || wrong("waits with blocks"));
         }
-        ensure(sequence.computed <= sequence.scheduled && sequence.scheduled <= sequence.known(), || wrong("positions"))?;
+        ensure(sequence.computed <= sequence.scheduled && sequence.scheduled <= sequence.known(), || {
+            wrong("positions")
+        })?;
         ensure(sequence.draft_computed <= sequence.draft_scheduled, || wrong("draft positions"))?;
         if sequence.state == State::Running {
             let needs_one = sequence.pending() == 1 && sequence.in_flight == 0;

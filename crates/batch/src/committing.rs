@@ -33,7 +33,8 @@ impl Scheduler {
         self.kept.clear();
         self.totals.steps += 1;
         self.totals.rows += u64::from(flight.rows);
-        let (mut choices, mut planned, mut proposed) = (&results.choices[..], &flight.drafts[..], &results.proposed[..]);
+        let (mut choices, mut planned, mut proposed) =
+            (&results.choices[..], &flight.drafts[..], &results.proposed[..]);
         for (chunk, result) in flight.chunks.iter().zip(&results.chunks) {
             let chosen = choices.split_off(..result.choices as usize).unwrap_or_default();
             let source = if chunk.draft.propose > 0 { &mut proposed } else { &mut planned };
@@ -61,12 +62,17 @@ impl Scheduler {
         }
         let kept = accepted(drafts, chosen);
         // Drafts whose keys and values are those of the tokens kept.
-        let matching = if kept == 0 { 0 } else { (drafts.iter().zip(chosen).take_while(|(a, b)| a == b).count() as u32).min(kept) };
+        let matching = if kept == 0 {
+            0
+        } else {
+            (drafts.iter().zip(chosen).take_while(|(a, b)| a == b).count() as u32).min(kept)
+        };
         let end = chunk.position + chunk.len - chunk.drafted;
         sequence.tokens.extend(&chosen[..kept as usize]);
         sequence.computed = end + matching;
         sequence.scheduled += matching;
-        sequence.reported = if chunk.samples > 0 { sequence.known() - 1 } else { sequence.reported.max(end.min(sequence.known() - 1)) };
+        sequence.reported =
+            if chunk.samples > 0 { sequence.known() - 1 } else { sequence.reported.max(end.min(sequence.known() - 1)) };
         let drafted = matching.min(chunk.draft.propose.saturating_sub(1));
         sequence.draft_computed += chunk.draft.len + drafted;
         sequence.draft_scheduled += drafted;

@@ -92,7 +92,9 @@ pub enum ConfigError {
         least: u64,
     },
     /// More sequences than rows.
-    #[error("`max_running` is {running}, but a step has only {rows} rows in `{field}`: each running sequence needs one")]
+    #[error(
+        "`max_running` is {running}, but a step has only {rows} rows in `{field}`: each running sequence needs one"
+    )]
     Running {
         /// Sequences.
         running: u32,

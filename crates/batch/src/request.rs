@@ -88,7 +88,9 @@ pub enum Refusal {
     #[error("the prompt has no tokens; there is nothing to continue from")]
     Empty,
     /// More positions than the model serves.
-    #[error("{prompt} prompt tokens and {new} new ones are more than the context of {context}; shorten the prompt or ask for less")]
+    #[error(
+        "{prompt} prompt tokens and {new} new ones are more than the context of {context}; shorten the prompt or ask for less"
+    )]
     Context {
         /// Tokens of the prompt.
         prompt: usize,
@@ -98,7 +100,9 @@ pub enum Refusal {
         context: u32,
     },
     /// It would not fit the cache even if it were alone.
-    #[error("the request needs {needed} cache blocks of group {group}, which has {blocks}; shorten it or give the cache more memory")]
+    #[error(
+        "the request needs {needed} cache blocks of group {group}, which has {blocks}; shorten it or give the cache more memory"
+    )]
     Cache {
         /// Index of the group.
         group: usize,

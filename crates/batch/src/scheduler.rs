@@ -173,7 +173,9 @@ impl Scheduler {
             let needed = match described.kind {
                 // Without blocks for the draft model nothing is drafted.
                 GroupKind::Draft => 0,
-                GroupKind::CrossAttention => request.memory.map_or(0, |m| m.positions.div_ceil(self.config.block_tokens)),
+                GroupKind::CrossAttention => {
+                    request.memory.map_or(0, |m| m.positions.div_ceil(self.config.block_tokens))
+                }
                 kind => kind.blocks_for(positions, self.config.block_tokens),
             };
             if needed > described.blocks {

@@ -108,7 +108,13 @@ pub(crate) struct Policy {
 
 impl Policy {
     pub fn new(config: Speculation) -> Self {
-        Self { config, shared: Record::default(), target: Costs::default(), draft: Costs::default(), choices: Vec::new() }
+        Self {
+            config,
+            shared: Record::default(),
+            target: Costs::default(),
+            draft: Costs::default(),
+            choices: Vec::new(),
+        }
     }
 
     pub fn proposer(&self) -> Proposer {
@@ -133,12 +139,14 @@ impl Policy {
         let mut choice = self.choices[at];
         choice.steps += 1;
         if choice.k == 0 && choice.steps > PROBE_EVERY {
-            self.choices[at] = Choice { k: 0, steps: if choice.steps < PROBE_EVERY + PROBE { choice.steps } else { 0 } };
+            self.choices[at] =
+                Choice { k: 0, steps: if choice.steps < PROBE_EVERY + PROBE { choice.steps } else { 0 } };
             return Drafts { most: most.min(2), worth: 0.0 };
         }
         if choice.steps >= SETTLED {
             let now = self.rate(sequences, choice.k);
-            let (rate, k) = (0..=most).map(|k| (self.rate(sequences, k), k)).fold((0.0, 0), |a, b| if b.0 > a.0 { b } else { a });
+            let (rate, k) =
+                (0..=most).map(|k| (self.rate(sequences, k), k)).fold((0.0, 0), |a, b| if b.0 > a.0 { b } else { a });
             if k != choice.k && rate > now * GAIN {
                 choice = Choice { k, steps: 0 };
             }

@@ -56,7 +56,10 @@ fn configurations_that_cannot_work_are_refused() {
     assert!(refused(|c| c.block_tokens = 0).contains("`block_tokens` is 0"));
     assert!(refused(|c| c.step_tokens = 7).contains("`step_tokens`"));
     assert!(refused(|c| c.groups.clear()).contains("no cache group"));
-    assert!(refused(|c| c.groups.extend([Group { kind: GroupKind::Draft, blocks: 1 }; 2])).contains("2 cache groups of kind `Draft`"));
+    assert!(
+        refused(|c| c.groups.extend([Group { kind: GroupKind::Draft, blocks: 1 }; 2]))
+            .contains("2 cache groups of kind `Draft`")
+    );
     let draft = Speculation { proposer: Proposer::Draft, most: 4, adaptive: true };
     let mut config = plain(4);
     config.speculation = Some(draft);
@@ -128,6 +131,30 @@ fn tenants_and_images_do_not_share() {
 }
 
 #[test]
+fn a_memory_is_encoded_once_unless_it_was_evicted() {
+    let mut config = plain(10);
+    config.groups.push(Group { kind: GroupKind::CrossAttention, blocks: 1 });
+    let mut world = world(config);
+    let with = |content, priority, new| {
+        let memory = Some(Memory { positions: 3, content });
+        Request { memory, priority, ..request(8, content as u64, new) }
+    };
+    let twice = world.submit(with(1, 0, 20)).unwrap();
+    world.submit(Request { priority: 1, ..request(8, 7, 20) }).unwrap();
+    while world.scheduler.totals().preemptions == 0 {
+        step(&mut world);
+        assert!(world.alive() == 2);
+    }
+    // It goes first, and evicts the memory of the one that yielded.
+    world.submit(with(2, 5, 2)).unwrap();
+    world.drain();
+    assert_eq!((world.requests[&twice].ended.unwrap().preemptions, world.requests[&twice].encoded), (1, 2));
+    let shares = world.submit(with(1, 0, 2)).unwrap();
+    world.drain();
+    assert_eq!(world.requests[&shares].encoded, 0);
+}
+
+#[test]
 fn a_cancelled_request_keeps_its_blocks_until_its_step_is_committed() {
     let mut world = world(Config { max_in_flight: 2, ..plain(20) });
     let id = world.submit(request(40, 1, 5)).unwrap();
@@ -194,7 +221,8 @@ fn nothing_starves() {
         // and it itself, is done within as many steps as it has tokens, even alone.
         let before = 8 + 5 * (1 - i64::from(priority)) as u64;
         assert!(steps <= before * 20 + 48, "{steps} steps at priority {priority}");
-        let overtaken = world.order.iter().filter(|id| world.requests[id].lives > 0 && world.requests[id].number > 8).count();
+        let overtaken =
+            world.order.iter().filter(|id| world.requests[id].lives > 0 && world.requests[id].number > 8).count();
         assert!(overtaken as u64 <= before + 4, "{overtaken} went before it");
     }
 }

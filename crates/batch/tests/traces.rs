@@ -56,9 +56,21 @@ fn wish() -> impl Strategy<Value = Wish> {
         (0u128..2, prop::option::weighted(0.2, (0u32..20, 1u128..3)), prop::option::weighted(0.5, (1u32..9, 1u128..3))),
         prop_oneof![4 => Just(1usize), 1 => 2usize..4],
     )
-        .prop_map(|((family, shared, own, new), (priority, deadline, prompt_outputs), (salt, image, memory), choices)| {
-            Wish { family, shared, own, new, priority, deadline, prompt_outputs, salt, image, memory, choices }
-        })
+        .prop_map(
+            |((family, shared, own, new), (priority, deadline, prompt_outputs), (salt, image, memory), choices)| Wish {
+                family,
+                shared,
+                own,
+                new,
+                priority,
+                deadline,
+                prompt_outputs,
+                salt,
+                image,
+                memory,
+                choices,
+            },
+        )
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -84,7 +96,11 @@ struct Setup {
 fn setup() -> impl Strategy<Value = Setup> {
     let speculation = prop_oneof![
         Just(None),
-        (1u32..5, any::<bool>()).prop_map(|(most, adaptive)| Some(Speculation { proposer: Proposer::Draft, most, adaptive })),
+        (1u32..5, any::<bool>()).prop_map(|(most, adaptive)| Some(Speculation {
+            proposer: Proposer::Draft,
+            most,
+            adaptive
+        })),
         (1u32..5, any::<bool>()).prop_map(|(most, adaptive)| {
             Some(Speculation { proposer: Proposer::Ngram { longest: 3, shortest: 1 }, most, adaptive })
         }),

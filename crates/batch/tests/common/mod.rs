@@ -45,8 +45,9 @@ pub struct Known {
     pub lives: u32,
     /// How often each position's output was wanted.
     pub outputs: Vec<u32>,
-    /// Rows computed for it.
+    /// Rows computed for it, and how often its memory was.
     pub rows: u32,
+    pub encoded: u32,
 }
 
 /// Scheduler, blocks and everything that is asserted about them.
@@ -112,6 +113,7 @@ impl World {
             lives: 0,
             outputs,
             rows: 0,
+            encoded: 0,
         };
         assert!(self.requests.insert(id, known).is_none(), "an id was given twice");
         self.order.push(id);
@@ -135,7 +137,10 @@ impl World {
         self.scheduler.check().unwrap();
         self.collect();
         let Some(plan) = plan else {
-            assert!(!self.in_flight.is_empty() || self.alive() == 0, "nothing is planned and nothing in flight, but requests are alive");
+            assert!(
+                !self.in_flight.is_empty() || self.alive() == 0,
+                "nothing is planned and nothing in flight, but requests are alive"
+            );
             return false;
         };
         self.check_plan(&plan);
@@ -211,7 +216,10 @@ impl World {
         assert_eq!(end.generated as usize, got.len());
         match end.reason {
             FinishReason::Stop | FinishReason::Length => {
-                assert_eq!(*got, expected, "speculated, batched, preempted or cached output differs from plain decoding");
+                assert_eq!(
+                    *got, expected,
+                    "speculated, batched, preempted or cached output differs from plain decoding"
+                );
                 let stopped = expected.last() == Some(&EOS);
                 assert_eq!(end.reason == FinishReason::Stop, stopped);
                 let wanted = if known.request.prompt_outputs { 0 } else { known.request.prompt.len() - 1 };
@@ -241,7 +249,8 @@ impl World {
             let class = |k: &Known| (k.arrival / self.config.aging) as i64 - i64::from(k.request.priority);
             let first = self.requests[&chunk.request].lives == 0;
             if chunk.fresh && first {
-                let (class_here, number) = (class(&self.requests[&chunk.request]), self.requests[&chunk.request].number);
+                let (class_here, number) =
+                    (class(&self.requests[&chunk.request]), self.requests[&chunk.request].number);
                 for other in self.requests.values().filter(|k| k.lives == 0 && k.ended.is_none()) {
                     assert!((class_here, number) <= (class(other), other.number), "a waiting request was overtaken");
                 }
@@ -270,7 +279,10 @@ impl World {
         let failing = self.fail.take();
         for (index, chunk) in plan.chunks.iter().enumerate() {
             // Nothing is written for what failed, nor for what has ended before its step runs.
-            if failing == Some(index) || self.requests[&chunk.request].ended.is_some() || self.broken.contains(&chunk.request) {
+            if failing == Some(index)
+                || self.requests[&chunk.request].ended.is_some()
+                || self.broken.contains(&chunk.request)
+            {
                 self.broken.insert(chunk.request);
                 results.proposed.extend((0..chunk.draft.propose).map(|_| 0));
                 results.chunks.push(ChunkResult { choices: 0, end: ChunkEnd::Failed });
@@ -365,7 +377,11 @@ impl World {
             }
         }
         if self.draft == Draft::Always && chunk.draft.propose > 0 && !chosen.contains(&EOS) {
-            assert_eq!(chosen[..drafts.len()], drafts, "a draft model that is always right was not: its cache was wrong");
+            assert_eq!(
+                chosen[..drafts.len()],
+                drafts,
+                "a draft model that is always right was not: its cache was wrong"
+            );
         }
         chosen
     }
@@ -390,7 +406,7 @@ impl World {
                 let next = match self.draft {
                     Draft::Always => right,
                     Draft::Never => wrong,
-                    Draft::Sometimes if mix(u64::from(right), u64::from(position)) % 3 > 0 => right,
+                    Draft::Sometimes if !mix(u64::from(right), u64::from(position)).is_multiple_of(3) => right,
                     Draft::Sometimes => wrong,
                 };
                 proposed.push(next);
@@ -420,8 +436,13 @@ impl World {
         for position in positions {
             let block = table[(position / size) as usize];
             assert_ne!(block, NO_BLOCK, "position {position} was given back");
-            let found = self.blocks[group][(block * size + position % size) as usize].expect("a block that was never written");
-            assert_eq!(found, entry(request, found.token, position), "what is read at {position} was written for another prefix");
+            let found =
+                self.blocks[group][(block * size + position % size) as usize].expect("a block that was never written");
+            assert_eq!(
+                found,
+                entry(request, found.token, position),
+                "what is read at {position} was written for another prefix"
+            );
             tokens.push(found.token);
         }
         tokens
@@ -482,6 +503,7 @@ impl World {
     fn encode_memory(&mut self, chunk: &Chunk, request: &Request) {
         let (group, memory) = (self.memory_group().unwrap(), request.memory.unwrap());
         let size = self.config.block_tokens;
+        self.requests.get_mut(&chunk.request).unwrap().encoded += 1;
         let table = self.tables.table(chunk.request, group).to_vec();
         assert_eq!(table.len() as u32, memory.positions.div_ceil(size));
         for block in table {
