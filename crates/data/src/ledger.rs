@@ -19,6 +19,8 @@ pub struct Ledger {
 pub struct SourceLedger {
     /// The source.
     pub name: String,
+    /// Checksum of its shards' index, and so of all that they hold: whose samples these were.
+    pub shards: String,
     /// Samples that came from it.
     pub samples: u64,
     /// Tokens of its documents, repetitions counted; what fills a sample up and the markers of

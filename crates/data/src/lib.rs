@@ -11,6 +11,7 @@
 //! what so many samples have shown.
 
 pub mod collect;
+pub mod corpus;
 pub mod decontaminate;
 pub mod dedup;
 pub mod encode;

@@ -1,8 +1,11 @@
 //! A tokeniser learned from collections.
 
 use crate::collect::{Collection, Error};
+use serde_json::json;
 use spec::random::{hash, unit};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::{fs, io};
 use text::Tokenizer;
 use thiserror::Error as ThisError;
 use twox_hash::XxHash3_64;
@@ -16,9 +19,29 @@ pub enum TrainTokenizerError {
     /// The tokeniser cannot be trained.
     #[error(transparent)]
     Text(#[from] text::Error),
+    /// The files cannot be written.
+    #[error("cannot write to {}: {cause}", folder.display())]
+    Write {
+        /// Where to.
+        folder: PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
     /// There is nothing to learn from.
     #[error("the collections hold no text")]
     Empty,
+}
+
+/// Writes a tokeniser's files into a folder, which is made, with the ids that end a generation.
+///
+/// # Errors
+/// What cannot be written.
+pub fn save(tokenizer: &Tokenizer, folder: &Path) -> Result<(), TrainTokenizerError> {
+    let failed = |cause| TrainTokenizerError::Write { folder: folder.to_owned(), cause };
+    fs::create_dir_all(folder).map_err(failed)?;
+    tokenizer.save(folder)?;
+    let generation = json!({ "bos_token_id": tokenizer.bos(), "eos_token_id": tokenizer.eos() });
+    fs::write(folder.join("generation_config.json"), format!("{generation:#}\n")).map_err(failed)
 }
 
 /// What random numbers are for.

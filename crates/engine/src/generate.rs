@@ -1,7 +1,7 @@
-//! Completions of prompts: step, sample, decode text, until something says stop.
+//! Completions of prompts, in tokens: step, sample, until something says stop.
 
 use crate::runner::{RunError, Runner};
-use crate::sampling::{InvalidSampling, Sampling, sample};
+use crate::sampling::{InvalidSampling, Sampling, all_finite, sample};
 use model::Decoder;
 use std::time::{Duration, Instant};
 use tensor::{Device, KvFormat};
@@ -51,7 +51,7 @@ pub struct Generation {
     pub decode: Duration,
 }
 
-/// Why nothing was generated.
+/// Why a completion failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum GenerateError {
     /// The sequence does not fit.
@@ -60,12 +60,21 @@ pub enum GenerateError {
     /// A parameter is out of range.
     #[error(transparent)]
     Sampling(#[from] InvalidSampling),
+    /// The model's arithmetic overflowed, so there is nothing to choose by.
+    #[error(
+        "the logits at position {position} are not finite numbers: values overflow in this model, or in the format of its weights. \
+         Choose a wider format; if f32 fails too, the weights themselves are broken"
+    )]
+    NotFinite {
+        /// Position of the token that was to be chosen.
+        position: u64,
+    },
 }
 
 /// Completes one prompt, calling `on_token` with each new token; it returns false to stop.
 ///
 /// # Errors
-/// Sampling parameters out of range; a prompt that is empty, too long or outside the vocabulary.
+/// Sampling parameters out of range; a prompt that is empty, too long or outside the vocabulary; logits that are not finite.
 pub fn generate(
     decoder: &Decoder,
     device: &mut Device,
@@ -80,7 +89,7 @@ pub fn generate(
 /// Completes the first sequence of a runner that has room for it, computing only what is not computed yet.
 ///
 /// # Errors
-/// Sampling parameters out of range.
+/// Sampling parameters out of range; logits that are not finite.
 pub fn complete(
     runner: &mut Runner<'_>,
     options: &Options,
@@ -94,6 +103,9 @@ pub fn complete(
     while tokens.len() < options.max_tokens && runner.step() {
         let Some(logits) = runner.logits(0) else { continue };
         let position = runner.tokens(0).len() as u64;
+        if !all_finite(logits) {
+            return Err(GenerateError::NotFinite { position });
+        }
         let token = sample(logits, &options.sampling, 0, position);
         first.get_or_insert_with(Instant::now);
         if options.stop_tokens.contains(&token) {

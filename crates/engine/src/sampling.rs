@@ -52,6 +52,12 @@ impl Sampling {
     }
 }
 
+/// Whether every logit is a finite number, as those of a sound model are: no other may be sampled from.
+pub fn all_finite(logits: &[f32]) -> bool {
+    // Infinities and NaN have the largest exponent; as integers, they are larger than every finite value.
+    logits.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0) < f32::INFINITY.to_bits()
+}
+
 /// The largest logit's index, the lower one of equals.
 pub fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
@@ -191,6 +197,19 @@ mod tests {
         assert!(min_p.iter().all(|&t| (logits[t as usize] - 4.9).exp() >= 0.4999));
         assert_eq!(min_p.len(), logits.iter().filter(|&&l| (l - 4.9).exp() >= 0.4999).count());
         assert_eq!(keeps(Sampling { top_p: 1e-9, ..Sampling::default() }).len(), 1);
+    }
+
+    #[test]
+    fn every_infinity_and_nan_is_found() {
+        let sound = [0.0, -0.0, f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-45];
+        assert!(all_finite(&sound));
+        for broken in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in 0..sound.len() {
+                let mut logits = sound;
+                logits[at] = broken;
+                assert!(!all_finite(&logits), "{broken} at {at}");
+            }
+        }
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Progress on standard error, with rate and time left, where somebody watches.
 
+use data::collect::Stage;
+use data::corpus::Step;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use std::fmt::Write;
 use std::io::{IsTerminal, stderr};
+use std::sync::Mutex;
 
 /// A bar that disappears when it is dropped. Where standard error is no terminal there is none.
 pub struct Progress(ProgressBar);
@@ -45,4 +48,28 @@ impl Drop for Progress {
 fn rate(state: &ProgressState, out: &mut dyn Write) {
     // A bar that cannot be drawn is no reason to stop.
     let _ = write!(out, "{:.1}", state.per_sec());
+}
+
+/// A bar for what the making of a corpus is at.
+#[derive(Default)]
+pub struct Bars(Mutex<Option<(Step, Progress)>>);
+
+impl Bars {
+    /// So much is done of a step.
+    pub fn set(&self, step: Step, done: u64, total: u64) {
+        let Ok(mut open) = self.0.lock() else { return };
+        if open.as_ref().is_none_or(|(at, _)| *at != step) {
+            let bar = match step {
+                Step::Collecting(Stage::Reading) => Progress::bytes("Reading"),
+                Step::Collecting(Stage::Comparing) => Progress::items("Comparing"),
+                Step::Collecting(Stage::Writing) => Progress::items("Writing"),
+                Step::Learning => Progress::bytes("Learning a tokenizer"),
+                Step::Encoding => Progress::bytes("Encoding"),
+            };
+            *open = Some((step, bar));
+        }
+        if let Some((_, bar)) = open.as_ref() {
+            bar.set(done, total);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::decoder::Workspace;
 use comm::Parallel;
-use tensor::{Device, Expert, Gating, Matrix, RouterKind};
+use tensor::{Choice, Device, Expert, Gating, Matrix, RouterKind};
 
 /// The weights of one layer's feed-forward half.
 pub(crate) struct FeedForward {
@@ -18,8 +18,16 @@ pub(crate) struct FeedForward {
 pub(crate) struct Router {
     pub weight: Matrix,
     pub bias: Option<Vec<f32>>,
+    /// Added to probabilities for the choice alone.
+    pub choice_bias: Option<Vec<f32>>,
     pub kind: RouterKind,
     pub top_k: usize,
+}
+
+impl Router {
+    pub(crate) fn choice(&self) -> Choice<'_> {
+        Choice { kind: self.kind, top_k: self.top_k, bias: self.choice_bias.as_deref() }
+    }
 }
 
 impl FeedForward {
@@ -46,7 +54,7 @@ impl FeedForward {
         match &self.router {
             Some(router) => {
                 device.matmul(&router.weight, normed, rows, router.bias.as_deref(), false, router_logits);
-                device.route(router_logits, self.experts.len(), rows, router.kind, router.top_k, routing);
+                device.route(router_logits, self.experts.len(), rows, router.choice(), routing);
                 dispatch.from_routing(routing, self.experts.len());
             }
             None => {

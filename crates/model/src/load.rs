@@ -210,6 +210,7 @@ impl<'a> Loader<'a, '_> {
         let router = Router {
             weight: self.matrix(id(Role::Router), Some(Format::F32))?,
             bias: self.optional_vector(ffn.router_bias, id(Role::RouterBias))?,
+            choice_bias: self.optional_vector(ffn.choice_bias, id(Role::ChoiceBias))?,
             kind: match ffn.router {
                 spec::Router::SoftmaxTopK { renormalise } => RouterKind::SoftmaxTopK { renormalise },
                 spec::Router::TopKSoftmax => RouterKind::TopKSoftmax,

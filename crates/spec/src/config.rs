@@ -55,6 +55,11 @@ pub struct DecoderConfig {
 }
 
 impl DecoderConfig {
+    /// Whether routers have a bias that decides the choice of experts alone.
+    pub fn has_choice_bias(&self) -> bool {
+        self.layers.iter().any(|layer| matches!(&layer.ffn, Ffn::Experts(experts) if experts.choice_bias))
+    }
+
     /// Width of all query heads together.
     pub fn q_size(&self) -> usize {
         self.heads * self.head_dim
@@ -113,6 +118,9 @@ pub struct ExpertFfn {
     pub router: Router,
     /// A bias on the router's logits.
     pub router_bias: bool,
+    /// A bias on the router's probabilities that decides which experts are chosen and nothing else: the weights of the chosen are as without it
+    /// (loss-free balancing, Wang 2024; DeepSeek-V3).
+    pub choice_bias: bool,
     /// The shape of every expert.
     pub expert: DenseFfn,
     /// A network that every token visits, beside the routed experts.

@@ -74,7 +74,8 @@ impl DecoderConfig {
                 let (shared_matrices, shared) = moe.shared.as_ref().map_or((0, 0), network);
                 let experts = moe.experts as u64;
                 let router_matrix = experts * hidden;
-                let always = router_matrix + shared + if moe.router_bias { experts } else { 0 };
+                let biases = u64::from(moe.router_bias) + u64::from(moe.choice_bias);
+                let always = router_matrix + shared + biases * experts;
                 let visited = moe.top_k as u64;
                 (always + experts * one, always + visited * one, router_matrix + shared_matrices + visited * matrices)
             }

@@ -38,6 +38,8 @@ pub enum Role {
     Router,
     /// `[experts]`.
     RouterBias,
+    /// `[experts]`, added to probabilities for the choice alone. No gradient reaches it.
+    ChoiceBias,
     /// `[ffn, hidden]`, of an expert if the id names one, else of the dense (or shared) network.
     Gate,
     /// `[ffn, hidden]`.
@@ -64,6 +66,11 @@ impl Role {
         matches!(self, QProj | KProj | VProj | OProj | Gate | Up | Down | Head)
     }
 
+    /// Whether gradients change it.
+    pub fn is_trainable(self) -> bool {
+        self != Self::ChoiceBias
+    }
+
     fn is_norm(self) -> bool {
         use Role::*;
         matches!(self, AttentionNorm | QNorm | KNorm | FfnNorm | FinalNorm)
@@ -77,7 +84,7 @@ impl Role {
             Embedding | Head | QProj | KProj | VProj | Gate | Up => Some(TensorAxis::Column),
             QBias | KBias | VBias | GateBias | UpBias | Sinks => Some(TensorAxis::Column),
             OProj | Down => Some(TensorAxis::Row),
-            OBias | DownBias | Router | RouterBias => None,
+            OBias | DownBias | Router | RouterBias | ChoiceBias => None,
             AttentionNorm | QNorm | KNorm | FfnNorm | FinalNorm => None,
         }
     }
@@ -185,7 +192,7 @@ pub struct Parameter {
     pub tensor_axis: Option<TensorAxis>,
     /// Whether weight decay applies: to matrices, not to norms, biases and sinks.
     pub decay: bool,
-    /// Whether training changes it.
+    /// Whether gradients change it.
     pub trainable: bool,
 }
 
@@ -292,7 +299,7 @@ impl Builder<'_> {
             init,
             tensor_axis: id.role.tensor_axis(),
             decay: shape.len() == 2,
-            trainable: true,
+            trainable: id.role.is_trainable(),
         });
     }
 
@@ -349,6 +356,9 @@ impl Builder<'_> {
         self.layer(Role::Router, layer, &[ffn.experts, hidden], &format!("{router}.weight"));
         if ffn.router_bias {
             self.layer(Role::RouterBias, layer, &[ffn.experts], &format!("{router}.bias"));
+        }
+        if ffn.choice_bias {
+            self.layer(Role::ChoiceBias, layer, &[ffn.experts], &format!("{router}.e_score_correction_bias"));
         }
         for expert in 0..ffn.experts {
             match self.config.family {
@@ -421,6 +431,7 @@ mod tests {
             top_k: 2,
             router: Router::TopKSoftmax,
             router_bias: family == Family::GptOss,
+            choice_bias: family != Family::GptOss,
             expert: dense(family == Family::GptOss),
             shared: None,
         };

@@ -219,6 +219,37 @@ fn architectures_are_checked() {
     assert!(matches!(HfConfig::from_json("[]"), Err(HfError::Json(_))));
 }
 
+/// Other programs must not open it: they would choose experts without the bias.
+#[test]
+fn a_bias_on_the_choice_of_experts_has_a_layout_of_ours() {
+    for (family, class) in [("mixtral", "LyceumMixtralForCausalLM"), ("qwen3_moe", "LyceumQwen3MoeForCausalLM")] {
+        let plain = read(json!({ "model_type": family, "num_hidden_layers": 2 })).unwrap();
+        assert!(!plain.decoder.has_choice_bias());
+        let mut biased = plain.clone();
+        for layer in &mut biased.decoder.layers {
+            let Ffn::Experts(moe) = &mut layer.ffn else { panic!() };
+            moe.choice_bias = true;
+        }
+        let text = biased.to_json().unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&json["architectures"], &json["model_type"]),
+            (&json!([class]), &json!(format!("lyceum_{family}")))
+        );
+        assert_eq!(HfConfig::from_json(&text).unwrap(), biased);
+        let table = spec::ParameterTable::new(&biased.decoder);
+        let bias: Vec<_> = table.iter().filter(|p| !p.trainable).collect();
+        assert!(bias.len() == 2 && bias[1].name.ends_with("gate.e_score_correction_bias"), "{bias:?}");
+        // In some layers only, there is no word for it.
+        let Ffn::Experts(moe) = &mut biased.decoder.layers[0].ffn else { panic!() };
+        moe.choice_bias = false;
+        refused(biased.to_json().map(|_| plain.clone()), "feed-forward");
+        refused(read(json!({ "architectures": [class], "model_type": family })), "disagree");
+    }
+    refused(read(json!({ "architectures": ["LyceumLlamaForCausalLM"] })), "LyceumLlamaForCausalLM");
+    refused(read(json!({ "model_type": "lyceum_gpt_oss" })), "lyceum_gpt_oss");
+}
+
 #[test]
 fn impossible_sizes_are_refused_by_name() {
     refused(llama(json!({ "num_hidden_layers": 1u64 << 40 })), "num_hidden_layers");

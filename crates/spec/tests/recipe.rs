@@ -98,6 +98,9 @@ fn contradictions_name_the_key_and_what_is_allowed() {
     refused(&["train.schedule=linear"], &["linear", "cosine"]);
     refused(&["train.optimiser=sgd"], &["sgd", "adamw", "muon"]);
     refused(&["train.momentum=0.9"], &["train.momentum has no meaning", "adamw"]);
+    refused(&["train.bias_rate=0"], &["train.bias_rate is 0", "above 0"]);
+    refused(&["train.bias_rate=2"], &["train.bias_rate is 2"]);
+    refused(&["train.capacity=-1"], &["train.capacity is -1"]);
     refused(&["train.precision=bf16"], &["bf16", "f32"]);
     refused(&["train.keep_last=0"], &["train.keep_last is 0"]);
     refused(&["train.checkpoint_seconds=-1"], &["train.checkpoint_seconds is -1"]);
@@ -122,4 +125,15 @@ fn a_wrong_file_is_shown_where_it_is_wrong() {
     assert!(error.contains("line 1"), "{error}");
     let error = Recipe::parse(&RECIPE.replace("lr = 1e-3\n", ""), &[]).unwrap_err().to_string();
     assert!(error.contains("`lr`"), "{error}");
+}
+
+#[test]
+fn keys_of_experts_have_no_meaning_without_them() {
+    let dense = RECIPE.replace("experts = 8\ntop_k = 2\n", "family = \"llama\"\n");
+    let parse = |setting: &str| Recipe::parse(&dense, &[setting.to_owned()]);
+    assert!(parse("train.balance=0").is_ok());
+    for key in ["train.balance", "train.bias_rate", "train.capacity"] {
+        let error = parse(&format!("{key}=0.5")).unwrap_err().to_string();
+        assert!(error.contains(&format!("{key} is 0.5; a llama model has no experts")), "{error}");
+    }
 }

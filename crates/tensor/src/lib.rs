@@ -13,6 +13,7 @@ pub use cpu::backward::{experts::ExpertSaves, loss::IGNORE, router::RouterLosses
 pub use cpu::experts::{Dispatch, Expert, Gating};
 pub use cpu::kv::{KV_BLOCK, KvCache, KvFormat};
 pub use cpu::matrix::{Interleaved, Matrix, PANEL, PackError, Stacked, packed_bytes};
-pub use cpu::ops::{QkTransform, RopeTable, RouterKind, Routing};
+pub use cpu::muon::{Muon, MuonTensor};
+pub use cpu::ops::{Choice, QkTransform, RopeTable, RouterKind, Routing};
 pub use cpu::optimise::{AdamW, AdamWTensor};
 pub use format::{DenseSource, Format, MatrixSource};

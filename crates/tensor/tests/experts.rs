@@ -4,7 +4,9 @@ mod common;
 
 use common::{Random, WeightRow, assert_close, assert_same_bits, gather, pack};
 use proptest::prelude::*;
-use tensor::{DenseSource, Device, Dispatch, Expert, Format, Gating, Interleaved, Matrix, RouterKind, Routing, Tensor};
+use tensor::{
+    Choice, DenseSource, Device, Dispatch, Expert, Format, Gating, Interleaved, Matrix, RouterKind, Routing, Tensor,
+};
 
 /// One expert in plain numbers.
 struct Plain {
@@ -216,8 +218,13 @@ fn dispatch_sorts_by_expert_and_keeps_the_order_of_rows() {
 }
 
 fn route(logits: &[f32], kind: RouterKind, top_k: usize) -> Routing {
+    route_biased(logits, kind, top_k, None)
+}
+
+fn route_biased(logits: &[f32], kind: RouterKind, top_k: usize, bias: Option<&[f32]>) -> Routing {
     let mut routing = Routing::default();
-    Device::new(1).route(&Tensor::from_rows(logits.len(), &[logits]), logits.len(), 1, kind, top_k, &mut routing);
+    let choice = Choice { kind, top_k, bias };
+    Device::new(1).route(&Tensor::from_rows(logits.len(), &[logits]), logits.len(), 1, choice, &mut routing);
     routing
 }
 
@@ -255,4 +262,70 @@ fn of_equal_logits_the_lower_expert_wins() {
     }
     assert_eq!(route(&[5.0; 4], KINDS[0], 2).weights, [0.5, 0.5]);
     assert_eq!(route(&[5.0; 4], KINDS[1], 2).weights, [0.25, 0.25]);
+}
+
+/// By the definition: the k largest of probability plus bias, weighted by the probabilities alone.
+#[test]
+fn a_bias_decides_the_choice_and_not_the_weights() {
+    let mut random = Random(29);
+    for kind in KINDS {
+        let mut changed = 0;
+        for _ in 0..40 {
+            let logits: Vec<f32> = random.values(8).iter().map(|x| x * 3.0).collect();
+            let bias: Vec<f32> = random.values(8).iter().map(|x| x * 0.3).collect();
+            let routing = route_biased(&logits, kind, 3, Some(&bias));
+            let exps: Vec<f64> = logits.iter().map(|&l| f64::from(l).exp()).collect();
+            let total: f64 = exps.iter().sum();
+            let score = |e: usize| exps[e] / total + f64::from(bias[e]);
+            let mut order: Vec<usize> = (0..8).collect();
+            order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
+            let chosen: Vec<usize> = routing.experts.iter().map(|&e| e as usize).collect();
+            assert_eq!(chosen, order[..3]);
+            let over: f64 = match kind {
+                RouterKind::SoftmaxTopK { renormalise: false } => total,
+                _ => chosen.iter().map(|&e| exps[e]).sum(),
+            };
+            for (&e, &weight) in chosen.iter().zip(&routing.weights) {
+                assert!((f64::from(weight) - exps[e] / over).abs() < 1e-6);
+            }
+            changed += usize::from(route(&logits, kind, 3).experts != routing.experts);
+            // A bias that is the same for all changes nothing.
+            assert_eq!(route_biased(&logits, kind, 3, Some(&[0.25; 8])).experts, route(&logits, kind, 3).experts);
+        }
+        assert!(changed > 10, "{changed}");
+    }
+}
+
+/// Token by token: who comes first to an expert that has room stays.
+#[test]
+fn a_limit_keeps_the_first_rows_of_each_expert() {
+    let mut random = Random(31);
+    for (experts, top_k) in [(4, 2), (5, 1), (8, 3)] {
+        let routing = random_routing(&mut random, 50, experts, top_k);
+        let mut dropless = Dispatch::default();
+        dropless.from_routing(&routing, experts);
+        for capacity in [0, 1, 7, 20, 50] {
+            let mut room = vec![capacity; experts];
+            let mut kept = vec![Vec::new(); experts];
+            let mut dropped = 0;
+            for (slot, &e) in routing.experts.iter().enumerate() {
+                match room[e as usize] {
+                    0 => dropped += 1,
+                    _ => {
+                        room[e as usize] -= 1;
+                        kept[e as usize].push(slot as u32);
+                    }
+                }
+            }
+            let mut dispatch = dropless.clone();
+            assert_eq!(dispatch.limit(capacity), dropped);
+            for (e, kept) in kept.iter().enumerate() {
+                let entries = dispatch.offsets[e]..dispatch.offsets[e + 1];
+                assert_eq!(&dispatch.slots[entries.clone()], kept);
+                let rows: Vec<u32> = kept.iter().map(|slot| slot / top_k as u32).collect();
+                assert_eq!(dispatch.rows[entries], rows);
+            }
+            assert_eq!((dispatch.rows.len(), dispatch.slots.len()), (50 * top_k - dropped, 50 * top_k - dropped));
+        }
+    }
 }

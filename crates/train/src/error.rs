@@ -63,6 +63,17 @@ pub enum TrainError {
         /// The folder of checkpoints.
         folder: PathBuf,
     },
+    /// A whole checkpoint whose state this version of the program does not understand.
+    #[error(
+        "{} was written by another version of this program ({source}): go on with that version, or take the weights alone \
+         into another run folder with model.from", path.display()
+    )]
+    OtherVersion {
+        /// The state.
+        path: PathBuf,
+        /// What is not understood.
+        source: serde_json::Error,
+    },
     /// The run folder belongs to another recipe.
     #[error(
         "{} was begun with another {key}: {was}, now {is}. Give that again, or another run folder \
@@ -77,6 +88,12 @@ pub enum TrainError {
         was: String,
         /// What it is.
         is: String,
+    },
+    /// A folder that no run has written to.
+    #[error("{} holds no run: give the folder that `lyceum train` writes to, with recipe.toml and log.jsonl in it", run.display())]
+    NoRun {
+        /// The folder.
+        run: PathBuf,
     },
     /// Two programs, one run.
     #[error("{} is in use by another program that trains there", run.display())]

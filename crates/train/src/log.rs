@@ -5,7 +5,7 @@ use crate::step::{LayerLoad, Measured};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -32,7 +32,7 @@ pub struct StepEntry<'a> {
     pub gradient_norm: f64,
     /// The learning rate.
     pub lr: f64,
-    /// Choices that no expert took.
+    /// Choices that no expert had room for, of all layers.
     pub dropped: u64,
     /// Layers that have experts.
     pub layers: Vec<LayerEntry>,
@@ -52,7 +52,9 @@ pub struct LayerEntry {
     pub entropy: f64,
     /// Mean entropy of the router's probabilities, in nats.
     pub router_entropy: f64,
-    /// Choices of each expert.
+    /// Choices that no expert had room for.
+    pub dropped: u64,
+    /// Choices of each expert, dropped ones too.
     pub load: Vec<u64>,
 }
 
@@ -68,6 +70,7 @@ impl LayerEntry {
             max: experts * shares().fold(0.0, f64::max),
             entropy: if experts > 1.0 { entropy / experts.ln() } else { 1.0 },
             router_entropy: load.router_entropy,
+            dropped: load.dropped,
             load: load.choices.clone(),
         }
     }
@@ -87,15 +90,14 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// Opens a file to append to.
+    /// Opens a file to append to. A last line that a killed program left unfinished is cut off.
     pub(crate) fn append(path: &Path) -> Result<Self, TrainError> {
-        let open = || {
-            let file = OpenOptions::new().create(true).append(true).open(path)?;
-            let bytes = file.metadata()?.len();
-            Ok((file, bytes))
+        let whole = match std::fs::read(path) {
+            Ok(text) => text.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1),
+            Err(error) if error.kind() == ErrorKind::NotFound => 0,
+            Err(error) => return Err(TrainError::io("read", path)(error)),
         };
-        let (file, bytes) = open().map_err(TrainError::io("write", path))?;
-        Ok(Self { path: path.to_owned(), file, bytes })
+        Self::resume(path, whole as u64)
     }
 
     /// Opens a file of which the first `bytes` count; what comes after them is cut off.

@@ -1,9 +1,9 @@
 //! From gradients to weights: clipping, AdamW, and Muon for the matrices of layers.
 
-use crate::muon::{Muon, is_muon};
 use model::Decoder;
-use model::training::{Held, Tensors};
-use tensor::{AdamW, AdamWTensor, Device};
+use model::training::{Held, TensorMut};
+use spec::Role;
+use tensor::{AdamW, AdamWTensor, Device, Muon, MuonTensor};
 
 /// Which rule updates the matrices of layers. Embedding, head and vectors always follow AdamW.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,17 +76,21 @@ impl Optimiser {
             step: self.steps,
         };
         let muon = Muon { momentum: self.config.momentum, weight_decay: adam.weight_decay, gradient_scale, lr };
-        let mut by_adam = Vec::new();
+        let (mut by_adam, mut by_muon) = (Vec::new(), Vec::new());
         let weights = decoder.tensors_mut().into_iter().zip(gradients.tensors_mut());
         let moments = self.first.tensors_mut().into_iter().zip(self.second.tensors_mut());
         for (((held, weights), (_, gradients)), ((_, first), (_, second))) in weights.zip(moments) {
+            if !held.is_trainable() {
+                continue;
+            }
             if self.config.kind == Kind::Muon && is_muon(&held) {
-                muon.update(device, &held, weights, gradients, first);
+                by_muon.push(muon_tensor(&held, weights, gradients, first));
             } else {
                 by_adam.push(adam_tensor(&held, weights, gradients, first, second));
             }
         }
         device.adamw(adam, by_adam);
+        device.muon(muon, by_muon);
     }
 
     /// The state by name, to be saved and restored: first moments (Muon's momentum) and second moments.
@@ -110,12 +114,32 @@ impl Optimiser {
     }
 }
 
+/// Whether Muon updates a tensor: the matrices of layers, each parameter by itself.
+fn is_muon(held: &Held) -> bool {
+    held.is_matrix() && held.pieces.iter().all(|p| !matches!(p.id.role, Role::Embedding | Role::Head))
+}
+
+fn muon_tensor<'a>(
+    held: &Held,
+    weights: TensorMut<'a>,
+    gradients: TensorMut<'a>,
+    momentum: TensorMut<'a>,
+) -> MuonTensor<'a> {
+    MuonTensor {
+        weights: weights.into_values(),
+        gradients: gradients.into_values(),
+        momentum: momentum.into_values(),
+        cols: held.shape[1],
+        matrices: held.pieces.iter().map(|p| (0..p.rows).map(|row| p.held_row(row)).collect()).collect(),
+    }
+}
+
 fn adam_tensor<'a>(
     held: &Held,
-    weights: Tensors<'a>,
-    gradients: Tensors<'a>,
-    first: Tensors<'a>,
-    second: Tensors<'a>,
+    weights: TensorMut<'a>,
+    gradients: TensorMut<'a>,
+    first: TensorMut<'a>,
+    second: TensorMut<'a>,
 ) -> AdamWTensor<'a> {
     AdamWTensor {
         weights: weights.into_values(),

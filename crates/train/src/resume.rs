@@ -16,22 +16,31 @@ struct Difference {
 
 /// Refuses another model, other data, another order of them; returns what else the recipe says anew.
 pub(crate) fn check(state: &State, setup: &Setup, checkpoint: &Path) -> Result<Vec<String>, TrainError> {
-    check_model(setup, checkpoint)?;
     let other =
         |d: Difference| TrainError::OtherRun { checkpoint: checkpoint.into(), key: d.key, was: d.was, is: d.is };
     let mut changed = Vec::new();
     for difference in differences("", &value(&state.recipe), &value(&setup.recipe)) {
         match difference.key.as_str() {
             "train.seed" | "train.optimiser" => return Err(other(difference)),
+            "train.bias_rate" if [&difference.was, &difference.is].contains(&&"null".to_owned()) => {
+                return Err(other(difference));
+            }
             // Folders may move; what is in them is compared below.
             key if key.starts_with("data.") && key.ends_with(".path") => {}
             key if key.starts_with("data.") => return Err(other(difference)),
             key if key.starts_with("train.") => {
                 changed.push(format!("{key} was {}, it is {} from here on", difference.was, difference.is));
             }
+            "model.from" | "model.upcycle" => {
+                let Difference { key, was, is } = difference;
+                changed
+                    .push(format!("{key} was {was}, it is {is}: it changes nothing, the weights are the checkpoint's"));
+            }
+            // The rest of the model is in config.json, compared below; the machine may be another one.
             _ => {}
         }
     }
+    check_model(setup, checkpoint)?;
     let ledger = setup.mixture.ledger(state.samples);
     let difference = differences("ledger", &value(&state.ledger), &value(&ledger)).into_iter().next();
     match difference {

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{Checkpoints, Contents, State, read_optimiser, read_tensors};
 use crate::log::{LayerEntry, Lines, StepEntry, by_source, now};
+use crate::report::time::Machine;
 use crate::setup::Setup;
 use crate::statistics::Running;
 use crate::step::{self, Mean, Measured, Rows};
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use tensor::buffer::Recycling;
 use tensor::{Device, machine};
 
 /// A loss that varies less than this part of its mean is steady.
@@ -88,7 +90,7 @@ pub enum Outcome {
         skipped: u64,
         /// The last one's reason.
         reason: String,
-        /// The last checkpoint, if there is one.
+        /// The last checkpoint whose weights could be trusted, if there is one: what the run goes on from.
         checkpoint: Option<PathBuf>,
     },
 }
@@ -99,11 +101,11 @@ pub enum Outcome {
 /// What cannot be followed, read or written; nothing is spent before everything was checked.
 pub fn train(recipe: &Recipe, options: &Options<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, TrainError> {
     let begun = Instant::now();
+    let _recycling = Recycling::start();
     let setup = Setup::new(recipe, options.base)?;
     let _held = lock(options.run)?;
     let mut trainer = Trainer::new(setup, options, watcher)?;
-    let start = json!({ "event": "start", "step": trainer.state.step, "seconds": begun.elapsed().as_secs_f64() });
-    trainer.time(start)?;
+    trainer.started(begun.elapsed())?;
     trainer.run()
 }
 
@@ -134,6 +136,8 @@ struct Trainer<'a> {
     /// To be written while the next step computes: weights and moments stay as they are until its update.
     pending: Option<State>,
     saved: Option<u64>,
+    /// Whether a checkpoint was written of which the older ones have not made room yet.
+    to_prune: bool,
     last_save: Instant,
     peak_gflops: f64,
     /// Of late; 0 before the first step.
@@ -163,6 +167,13 @@ impl<'a> Trainer<'a> {
                 (first_state(&setup), decoder, optimiser)
             }
         };
+        if setup.config.has_choice_bias() {
+            let (family, ours) = (setup.config.family.architecture(), setup.config.architecture());
+            watcher.note(&format!(
+                "the routers have a bias on the choice of experts, for which {family} has no place: checkpoints and model are of the layout \
+                 {ours}, which other programs refuse"
+            ));
+        }
         let path = options.run.join("recipe.toml");
         let recipe = setup.recipe.to_toml().map_err(|e| TrainError::damaged(&path, e.to_string()))?;
         files::replace(&path, recipe.as_bytes())?;
@@ -172,6 +183,7 @@ impl<'a> Trainer<'a> {
             peak_gflops: setup.recipe.hardware.peak_gflops.unwrap_or_else(|| machine::fma_gflops(&mut device)),
             gradients: decoder.zeros_like(),
             pending: None,
+            to_prune: saved.is_some(),
             last_save: Instant::now(),
             seconds_per_token: 0.0,
             setup,
@@ -196,13 +208,30 @@ impl<'a> Trainer<'a> {
             let (measured, stalled) = self.measure(&samples)?;
             let skipped = self.update(samples.len(), &measured)?;
             self.report(samples.len(), &measured, begun.elapsed(), stalled)?;
-            if let Some(reason) = skipped.filter(|_| self.state.skipped >= self.setup.recipe.train.max_skips) {
-                return self.diverge(reason);
+            match skipped {
+                Some(reason) if self.state.skipped >= self.setup.recipe.train.max_skips => return self.diverge(reason),
+                Some(_) => {}
+                // The weights have shown that they can be trusted.
+                None => self.prune()?,
             }
             self.evaluate()?;
             self.plan_save()?;
         }
         self.finish()
+    }
+
+    /// The first line of timings of this program: what runs, and on what.
+    fn started(&mut self, took: Duration) -> Result<(), TrainError> {
+        let count = self.setup.config.count_parameters();
+        let machine = Machine {
+            parameters: count.total,
+            active_parameters: count.active,
+            flops_per_token: self.setup.flops_per_token(),
+            peak_gflops: self.peak_gflops,
+            threads: self.setup.recipe.hardware.threads.unwrap_or(self.options.threads),
+        };
+        let (step, seconds) = (self.state.step, took.as_secs_f64());
+        self.time(json!({ "event": "start", "step": step, "seconds": seconds, "machine": machine }))
     }
 
     /// The samples of the next step.
@@ -231,11 +260,15 @@ impl<'a> Trainer<'a> {
             let written = writer.map(|writer| writer.join().unwrap_or_else(|panic| resume_unwind(panic)));
             (measured, written, waiting.elapsed())
         });
-        if let (Some(state), Some((written, took))) = (pending, written)
-            && let Err(error) = written.and_then(|()| self.saved(&state, took))
-        {
-            let kept = self.saved.map_or("there is none before it".into(), |step| format!("that of step {step} stays"));
-            self.watcher.note(&format!("the checkpoint of step {} could not be written ({error}); {kept}", state.step));
+        match (pending, written) {
+            (Some(state), Some((Ok(()), took))) => self.saved(&state, took, true)?,
+            (Some(state), Some((Err(error), _))) => {
+                let kept =
+                    self.saved.map_or("there is none before it".into(), |step| format!("that of step {step} stays"));
+                let step = state.step;
+                self.watcher.note(&format!("the checkpoint of step {step} could not be written ({error}); {kept}"));
+            }
+            _ => {}
         }
         Ok((measured, stalled))
     }
@@ -252,16 +285,20 @@ impl<'a> Trainer<'a> {
         let skipped = self.distrust(loss, norm);
         match (&skipped, loss) {
             (None, Some(loss)) => {
-                let Self { optimiser, device, decoder, gradients, state, .. } = self;
+                let Self { setup, optimiser, device, decoder, gradients, state, .. } = self;
                 optimiser.step(device, decoder, gradients, norm, lr as f32);
+                if let Some(rate) = setup.recipe.train.bias_rate {
+                    decoder.balance_choices(measured.layers.iter().map(|layer| &*layer.choices), rate as f32);
+                }
                 state.loss.push(loss);
                 state.gradient_norm.push(norm);
                 state.updates = optimiser.steps();
-                state.skipped = 0;
+                (state.trusted, state.skipped) = (state.step, 0);
             }
             (reason, _) => {
                 self.gradients.tensors_mut().iter_mut().for_each(|(_, tensor)| tensor.values_mut().fill(0.0));
-                self.state.skipped += 1;
+                // Nothing to learn from is no sign of trouble.
+                self.state.skipped += u64::from(loss.is_some());
                 let reason = reason.as_deref().unwrap_or_default();
                 self.watcher.note(&format!("step {} changes nothing: {reason}", self.state.step));
             }
@@ -277,7 +314,7 @@ impl<'a> Trainer<'a> {
             z: measured.z,
             gradient_norm: norm,
             lr,
-            dropped: 0,
+            dropped: measured.layers.iter().map(|layer| layer.dropped).sum(),
             layers: measured.layers.iter().map(LayerEntry::new).collect(),
             skipped: skipped.as_deref(),
         })?;
@@ -371,7 +408,8 @@ impl<'a> Trainer<'a> {
             None => Some(train.checkpoint_seconds.unwrap_or(CHECKPOINT_SECONDS)),
         };
         let by_time = seconds.is_some_and(|seconds| self.last_save.elapsed().as_secs_f64() >= seconds);
-        if by_steps || by_time {
+        // Weights that gave numbers not to be trusted are no place to go on from.
+        if (by_steps || by_time) && self.state.skipped == 0 {
             self.last_save = Instant::now();
             self.pending = Some(self.snapshot()?);
         }
@@ -395,16 +433,24 @@ impl<'a> Trainer<'a> {
         let state = self.snapshot()?;
         let contents = contents(&self.setup, &self.decoder, &self.optimiser);
         self.checkpoints.write(&contents, &state)?;
-        self.saved(&state, begun.elapsed())
+        self.saved(&state, begun.elapsed(), false)
     }
 
-    /// After a checkpoint is there: what is written along with it, and what may go.
-    fn saved(&mut self, state: &State, took: Duration) -> Result<(), TrainError> {
+    /// After a checkpoint is there, perhaps written beside a step: what is written along with it.
+    fn saved(&mut self, state: &State, took: Duration, beside: bool) -> Result<(), TrainError> {
         self.saved = Some(state.step);
-        self.time(json!({ "event": "saved", "step": state.step, "seconds": took.as_secs_f64() }))?;
-        let train = &self.setup.recipe.train;
-        self.checkpoints.prune(train.keep_last, train.keep_every)?;
+        self.to_prune = true;
+        self.time(json!({ "event": "saved", "step": state.step, "seconds": took.as_secs_f64(), "beside": beside }))?;
         write_ledger(self.options.run, state)
+    }
+
+    /// Makes room for the newest checkpoint.
+    fn prune(&mut self) -> Result<(), TrainError> {
+        if !std::mem::take(&mut self.to_prune) {
+            return Ok(());
+        }
+        let train = &self.setup.recipe.train;
+        self.checkpoints.prune(train.keep_last, train.keep_every)
     }
 
     fn interrupt(mut self) -> Result<Outcome, TrainError> {
@@ -416,19 +462,24 @@ impl<'a> Trainer<'a> {
     }
 
     fn diverge(mut self, reason: String) -> Result<Outcome, TrainError> {
-        self.time(json!({ "event": "diverged", "step": self.state.step }))?;
-        let checkpoint = self.saved.map(|step| self.checkpoints.path(step));
-        Ok(Outcome::Diverged { step: self.state.step, skipped: self.state.skipped, reason, checkpoint })
+        let State { step, trusted, skipped, .. } = self.state;
+        self.time(json!({ "event": "diverged", "step": step }))?;
+        // The weights after the last update are what gave these numbers.
+        self.checkpoints.set_aside_from(trusted, &mut |text| self.watcher.note(text))?;
+        let checkpoint = self.checkpoints.last()?;
+        Ok(Outcome::Diverged { step, skipped, reason, checkpoint })
     }
 
     /// The last checkpoint, and the model for others.
     fn finish(mut self) -> Result<Outcome, TrainError> {
         self.save_now()?;
+        self.prune()?;
         write_ledger(self.options.run, &self.state)?;
         let weights = match self.setup.recipe.train.export {
             Export::Bf16 => Weights::Bf16,
             Export::F32 => Weights::F32,
         };
+        let begun = Instant::now();
         let (model, beside) = (self.options.run.join("model"), self.options.run.join(".model.new"));
         let checkpoint = Checkpoint::open(&self.checkpoints.path(self.state.step))?;
         remove(&beside)?;
@@ -436,7 +487,8 @@ impl<'a> Trainer<'a> {
         remove(&model)?;
         fs::rename(&beside, &model).map_err(TrainError::io("create", &model))?;
         files::sync_folder(self.options.run)?;
-        self.time(json!({ "event": "finished", "step": self.state.step }))?;
+        let seconds = begun.elapsed().as_secs_f64();
+        self.time(json!({ "event": "finished", "step": self.state.step, "seconds": seconds }))?;
         Ok(Outcome::Finished { step: self.state.step, model })
     }
 
@@ -453,6 +505,7 @@ fn first_state(setup: &Setup) -> State {
         tokens: 0,
         samples: 0,
         updates: 0,
+        trusted: 0,
         skipped: 0,
         loss: Running::default(),
         gradient_norm: Running::default(),

@@ -3,7 +3,7 @@
 use crate::schedule::Schedules;
 use crate::{Kind, OptimiserConfig, TrainError};
 use data::Mixture;
-use model::training::{self, Fresh, Objective, Upcycled};
+use model::training::{self, Fresh, Objective, Unbiased, Upcycled};
 use model::{Checkpoint, Decoder, LoadOptions, Parameters};
 use spec::recipe::model::upcycled;
 use spec::recipe::{BalanceForm, OptimiserKind, Recipe, RecipeError, Start};
@@ -36,6 +36,7 @@ pub struct Setup {
 enum Origin {
     Fresh(Fresh),
     From(Box<Checkpoint>),
+    Unbiased(Box<Unbiased>),
     Upcycled(Box<Upcycled>),
 }
 
@@ -52,6 +53,7 @@ impl Setup {
         if hf.eos.is_empty() {
             (hf.bos, hf.eos) = (tokenizer.bos(), tokenizer.eos().to_vec());
         }
+        let (origin, hf) = if recipe.train.bias_rate.is_some() { with_choice_bias(origin, hf)? } else { (origin, hf) };
         let config = hf.decoder.clone();
         check_fit(recipe, &config, &tokenizer)?;
         let config_json = hf.to_json()?;
@@ -78,6 +80,7 @@ impl Setup {
         let source: &dyn Parameters = match &self.origin {
             Origin::Fresh(fresh) => fresh,
             Origin::From(checkpoint) => &**checkpoint,
+            Origin::Unbiased(unbiased) => &**unbiased,
             Origin::Upcycled(upcycled) => &**upcycled,
         };
         let context = Some(self.recipe.data.context);
@@ -106,12 +109,13 @@ impl Setup {
     pub fn objective(&self) -> Objective {
         let train = &self.recipe.train;
         Objective {
-            balance: if has_experts(&self.config) { train.balance.unwrap_or(0.01) as f32 } else { 0.0 },
+            balance: if has_experts(&self.config) { train.balance() as f32 } else { 0.0 },
             balance_form: match train.balance_form {
                 BalanceForm::PerLayer => training::BalanceForm::PerLayer,
                 BalanceForm::Pooled => training::BalanceForm::Pooled,
             },
             z: train.z as f32,
+            capacity: train.capacity.map(|factor| factor as f32),
             recompute: train.recompute,
             ..Objective::default()
         }
@@ -175,6 +179,23 @@ fn origin(recipe: &Recipe, base: &Path, tokenizer: &Tokenizer) -> Result<(Origin
     })
 }
 
+/// The same model with a bias on the choice of experts in every router, zero at first where it had none.
+fn with_choice_bias(origin: Origin, mut hf: HfConfig) -> Result<(Origin, HfConfig), TrainError> {
+    let had = hf.decoder.has_choice_bias();
+    for layer in &mut hf.decoder.layers {
+        if let Ffn::Experts(experts) = &mut layer.ffn {
+            experts.choice_bias = true;
+        }
+    }
+    // Families without a layout for it are refused here.
+    hf.to_json()?;
+    let origin = match origin {
+        Origin::From(checkpoint) if !had => Origin::Unbiased(Box::new(Unbiased(*checkpoint))),
+        origin => origin,
+    };
+    Ok((origin, hf))
+}
+
 /// Tokeniser, data and model must agree in their sizes.
 fn check_fit(recipe: &Recipe, config: &DecoderConfig, tokenizer: &Tokenizer) -> Result<(), TrainError> {
     if tokenizer.vocab_size() > config.vocab_size {
@@ -185,9 +206,8 @@ fn check_fit(recipe: &Recipe, config: &DecoderConfig, tokenizer: &Tokenizer) -> 
         let allowed = format!("the model was made for {} positions", config.max_context);
         return Err(RecipeError::value("data.context", recipe.data.context, allowed).into());
     }
-    if let (Some(balance), false) = (recipe.train.balance.filter(|b| *b > 0.0), has_experts(config)) {
-        let allowed = "the model has no experts to balance: remove it";
-        return Err(RecipeError::value("train.balance", balance, allowed).into());
+    match recipe.train.needs_experts().filter(|_| !has_experts(config)) {
+        Some((key, value)) => Err(RecipeError::value(key, value, "the model has no experts: remove it").into()),
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -61,6 +61,8 @@ impl Mean {
 pub struct LayerLoad {
     /// Choices of each expert.
     pub choices: Vec<u64>,
+    /// Choices that the experts had no room for.
+    pub dropped: u64,
     /// Mean entropy of the router's probabilities, in nats.
     pub router_entropy: f64,
 }
@@ -97,6 +99,7 @@ impl Measured {
             layer.choices.iter_mut().zip(load).for_each(|(sum, &load)| *sum += u64::from(load));
             layer.router_entropy += share * f64::from(entropy);
         }
+        self.layers.iter_mut().zip(&losses.dropped).for_each(|(layer, &dropped)| layer.dropped += u64::from(dropped));
     }
 }
 

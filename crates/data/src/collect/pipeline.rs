@@ -52,13 +52,16 @@ pub(super) fn run(
         let writing = scope.spawn(|| write_all(judged, writer));
         let judging = judge_all(batches, &to_write, |batch| {
             let judge = |draft: &mut Draft, (source, read)| judge(draft, source, read, sources, judges, options);
-            let judged = batch.into_par_iter().map_init(Draft::default, judge).collect();
+            let judged: Vec<_> = batch.into_par_iter().map_init(Draft::default, judge).collect();
             watch.at(Stage::Reading, progress.load(Ordering::Relaxed).min(total), total);
-            judged
+            // Only now: of several errors it is the first document's that is told, not that of the fastest thread.
+            judged.into_iter().collect()
         });
         drop(to_write);
-        // The one that failed first makes the others stop.
-        let results = [join(reading.join()), judging, join(writing.join())];
+        // One that fails makes the others stop. What is written was judged before, and what is judged was read before: the last of them tells
+        // of the earliest document.
+        let reading = join(reading.join());
+        let results = [join(writing.join()), judging, reading];
         let mut stopped = Ok(());
         for result in results {
             match result {
@@ -86,7 +89,9 @@ fn read_all(files: &[Task], options: &Options, progress: &AtomicU64, out: SyncSe
             Err(error) if error.is_damage() && options.skip_damaged => {
                 batch.push(source, Err((Skip::Damaged, error.to_string())))?;
             }
-            read => read?,
+            // What came before is judged all the same: it may hold the first error.
+            Err(error) => return batch.send().and(Err(error)),
+            Ok(()) => {}
         }
     }
     batch.send()

@@ -141,6 +141,7 @@ impl Source {
         let last: u64 = (0..rest).map(|index| self.windows.tokens(order.at(index))).sum();
         SourceLedger {
             name: self.name.clone(),
+            shards: self.set.checksum().to_owned(),
             samples: drawn,
             tokens: epochs.saturating_mul(available_tokens).saturating_add(last),
             epochs: drawn as f64 / self.windows() as f64,

@@ -156,8 +156,8 @@ impl Index {
         serde_json::to_vec_pretty(&IndexFile { checksum, index: self })
     }
 
-    /// Reads and checks the index of a folder.
-    pub fn read(folder: &Path) -> Result<Self, ShardError> {
+    /// Reads and checks the index of a folder; also its checksum.
+    pub fn read(folder: &Path) -> Result<(Self, String), ShardError> {
         #[derive(Deserialize)]
         struct Peek {
             format: u32,
@@ -176,7 +176,7 @@ impl Index {
         if checksum(&serde_json::to_vec(&file.index).map_err(invalid)?) != file.checksum {
             return Err(ShardError::damaged(path, "its checksum does not fit its content"));
         }
-        Ok(file.index)
+        Ok((file.index, file.checksum))
     }
 }
 

@@ -33,6 +33,7 @@ use text::Tokenizer;
 pub struct ShardSet {
     folder: PathBuf,
     index: Index,
+    checksum: String,
     train: Corpus,
     held_out: Corpus,
 }
@@ -40,10 +41,10 @@ pub struct ShardSet {
 impl ShardSet {
     /// Maps the shards of a folder.
     pub fn open(folder: &Path) -> Result<Self, ShardError> {
-        let index = Index::read(folder)?;
+        let (index, checksum) = Index::read(folder)?;
         let train = Corpus::open(folder, &index.train, &index)?;
         let held_out = Corpus::open(folder, &index.held_out, &index)?;
-        Ok(Self { folder: folder.into(), index, train, held_out })
+        Ok(Self { folder: folder.into(), index, checksum, train, held_out })
     }
 
     /// Reads every byte and compares the checksums.
@@ -64,6 +65,11 @@ impl ShardSet {
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The checksum of the index. The index has those of all files, so that the same checksum means the same ids in the same order.
+    pub fn checksum(&self) -> &str {
+        &self.checksum
     }
 
     /// What the source is called.

@@ -54,7 +54,7 @@ fn text(checkpoint: &Checkpoint) -> Vec<(String, String)> {
     let mut rows: Vec<(String, String)> = Vec::new();
     let mut add = |title: &str, text: String| rows.push((title.to_owned(), text));
     add("Model", checkpoint.path().display().to_string());
-    add("Architecture", config.family.architecture().to_owned());
+    add("Architecture", config.architecture());
     for (layers, count) in kinds(config) {
         add("Layers", format!("{count} of {}", layer_text(layers)));
     }
@@ -91,7 +91,7 @@ fn json(checkpoint: &Checkpoint) -> Value {
     let layers = kinds(config).into_iter().map(|(layer, count)| layer_json(layer, count));
     let caches = KvFormat::ALL.map(|format| (format.name().to_owned(), json!(kv_bytes(config, format))));
     json!({
-        "architecture": config.family.architecture(),
+        "architecture": config.architecture(),
         "layers": config.layers.len(),
         "layer_kinds": layers.collect::<Value>(),
         "hidden_size": config.hidden_size,

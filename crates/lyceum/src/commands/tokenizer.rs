@@ -6,7 +6,7 @@ use crate::replace::Destination;
 use crate::{models, output};
 use clap::{Args, Subcommand};
 use data::collect::Collection;
-use data::train_tokenizer::train_tokenizer;
+use data::train_tokenizer::{self, train_tokenizer};
 use miette::{IntoDiagnostic, Result};
 use model::Checkpoint;
 use serde_json::json;
@@ -114,16 +114,8 @@ impl Train {
         let trained = train_tokenizer(&collections, self.vocab_size, self.most * 1_000_000, &progress);
         drop(bar);
         let tokenizer = trained.into_diagnostic()?;
-        destination.fill(|folder| write(&tokenizer, folder))
+        destination.fill(|folder| train_tokenizer::save(&tokenizer, folder).into_diagnostic())
     }
-}
-
-/// A tokeniser's files, with the ids that end a generation.
-fn write(tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).into_diagnostic()?;
-    tokenizer.save(folder).into_diagnostic()?;
-    let generation = json!({ "bos_token_id": tokenizer.bos(), "eos_token_id": tokenizer.eos() });
-    std::fs::write(folder.join("generation_config.json"), format!("{generation:#}\n")).into_diagnostic()
 }
 
 impl Encode {

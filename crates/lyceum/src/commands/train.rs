@@ -3,7 +3,9 @@
 use crate::failure::{End, misuse};
 use crate::options::threads;
 use crate::output;
+use crate::progress::Bars;
 use clap::Args;
+use data::corpus;
 use indicatif::{ProgressBar, ProgressStyle};
 use miette::{Context, IntoDiagnostic, Result};
 use serde_json::json;
@@ -20,12 +22,25 @@ use train::{Options, Outcome, Progress, Watcher};
 /// Train a model as a recipe says
 ///
 /// Goes on by itself if the run's folder holds a checkpoint. SIGTERM and SIGINT (Ctrl-C) save after the current step and leave; a second one
-/// leaves at once. Exit status 3: too many steps in a row could not be trusted, and the last checkpoint was left as it is.
+/// leaves at once. Exit status 3: too many steps in a row could not be trusted; the last good checkpoint is named, and the run goes on from there.
+///
+/// --report writes RUN/report.html, one page that opens in a browser without a network: losses, norms, schedules, the load of every expert, speed, and
+/// where the time and the money went. The run may go on meanwhile.
 #[derive(Args)]
-#[command(after_help = "Example:\n  lyceum train recipes/quickstart.toml --set train.lr=1e-3 --run runs/first")]
+#[command(after_help = "Examples:\n  lyceum train recipes/quickstart.toml --set train.lr=1e-3 --run runs/first\n  \
+        lyceum train --report runs/first --price 1.00")]
 pub struct Train {
     /// The recipe, a TOML file
-    recipe: PathBuf,
+    #[arg(required_unless_present = "report")]
+    recipe: Option<PathBuf>,
+
+    /// Write the page of this run's folder instead of training
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "set", "run", "threads"])]
+    report: Option<PathBuf>,
+
+    /// What an hour of the machine costs, in any currency, for the report
+    #[arg(long, value_name = "PER_HOUR", requires = "report", value_parser = price)]
+    price: Option<f64>,
 
     /// Put another value in place of the recipe's: section.key=value
     #[arg(long, value_name = "KEY=VALUE")]
@@ -47,7 +62,11 @@ pub struct Train {
 impl Train {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
-        let path = &self.recipe;
+        let path = match (&self.report, &self.recipe) {
+            (Some(run), _) => return self.report(run),
+            (None, Some(recipe)) => recipe,
+            (None, None) => return Err(misuse("give a recipe, or --report with the folder of a run")),
+        };
         let text = std::fs::read_to_string(path).into_diagnostic();
         let text = text.wrap_err_with(|| format!("cannot read {}", path.display()))?;
         let recipe = match Recipe::parse(&text, &self.set) {
@@ -55,15 +74,36 @@ impl Train {
             parsed => parsed.into_diagnostic().wrap_err_with(|| path.display().to_string())?,
         };
         let named = Path::new("runs").join(path.file_stem().unwrap_or(path.as_os_str()));
+        let base = path.parent().unwrap_or(Path::new("."));
+        make_corpus(&recipe, base)?;
         let stop = stop_on_signals()?;
-        let options = Options {
-            base: path.parent().unwrap_or(Path::new(".")),
-            run: self.run.as_deref().unwrap_or(&named),
-            threads: threads(self.threads),
-            stop: &stop,
-        };
+        let options =
+            Options { base, run: self.run.as_deref().unwrap_or(&named), threads: threads(self.threads), stop: &stop };
         let outcome = train::train(&recipe, &options, &mut Screen::new()).into_diagnostic()?;
         self.tell(&outcome, options.run)
+    }
+
+    /// Writes the page of a run.
+    fn report(&self, run: &Path) -> Result<()> {
+        let price = self.price.unwrap_or(0.0);
+        let (report, page) = train::report::write(run, price).into_diagnostic()?;
+        let parts = report.timing.parts();
+        if !self.json {
+            let (goodput, whole) = (100.0 * parts.goodput(), parts.whole() / 3600.0);
+            return output::line(&format!("{}: goodput {goodput:.1}% of {whole:.2} hours", page.display()));
+        }
+        output::json(&json!({
+            "report": page,
+            "step": report.log.step,
+            "tokens": report.log.tokens,
+            "goodput": parts.goodput(),
+            "seconds": parts,
+            "seconds_in_all": parts.whole(),
+            "money": self.price.map(|price| parts.whole() / 3600.0 * price),
+            "replayed_steps": report.timing.replayed_steps(),
+            "tokens_per_second": report.timing.average().map(|(rate, _)| rate),
+            "mfu": report.timing.average().map(|(_, mfu)| mfu),
+        }))
     }
 
     fn tell(&self, outcome: &Outcome, run: &Path) -> Result<()> {
@@ -71,14 +111,15 @@ impl Train {
             Outcome::Finished { step, model } => {
                 ("finished", step, format!("finished after {step} steps: the model is {}", model.display()))
             }
+            Outcome::Interrupted { step: 0 } => ("interrupted", &0, "stopped before the first step".to_owned()),
             Outcome::Interrupted { step } => {
                 let text = format!("stopped after step {step}, saved in {}: the same command goes on", run.display());
                 ("interrupted", step, text)
             }
             Outcome::Diverged { step, skipped, reason, checkpoint } => {
                 let kept = match checkpoint {
-                    Some(path) => format!("the last checkpoint is {}", path.display()),
-                    None => "there is no checkpoint yet".to_owned(),
+                    Some(path) => format!("the run goes on from {}", path.display()),
+                    None => "there is no good checkpoint yet, the run begins anew".to_owned(),
                 };
                 let text = format!(
                     "stopped after step {step}: {skipped} steps in a row could not be trusted (the last: {reason}); {kept}. \
@@ -92,6 +133,29 @@ impl Train {
             false => output::line(&text),
         }
     }
+}
+
+/// Makes the recipe's corpus, if it has one and this is the first time.
+fn make_corpus(recipe: &Recipe, base: &Path) -> Result<()> {
+    let Some(corpus) = &recipe.data.corpus else { return Ok(()) };
+    let bars = Bars::default();
+    let watch = |step, done, total| bars.set(step, done, total);
+    let tokenizer = recipe.model.tokenizer.as_deref().map(Path::new);
+    let made = corpus::make(corpus, base, tokenizer, &watch).into_diagnostic()?;
+    drop(bars);
+    if made {
+        let folder = base.join(&corpus.folder);
+        output::note(&format!(
+            "the corpus is made: lyceum data inspect {0}/collection and lyceum data stats {0}/shards tell of it",
+            folder.display()
+        ));
+    }
+    Ok(())
+}
+
+fn price(text: &str) -> Result<f64, String> {
+    let price = text.parse().ok().filter(|price: &f64| price.is_finite() && *price >= 0.0);
+    price.ok_or_else(|| "it must be a number, 0 or above".into())
 }
 
 /// True once the program was asked to end; the second time it ends at once.

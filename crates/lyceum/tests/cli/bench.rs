@@ -1,4 +1,4 @@
-//! `lyceum bench` and `lyceum eval`: the figures that others read.
+//! `lyceum bench`: the figures that others read.
 
 use super::*;
 
@@ -25,17 +25,4 @@ fn what_is_not_measured_is_null() {
     assert!(out["prefill_tokens_per_s"].is_null() && out["prefill_gflops"].is_null());
     // Several sequences share what they read.
     assert!(out["decode_tokens_per_s"].is_f64() && out["decode_gb_s"].is_null());
-}
-
-#[test]
-fn eval_finds_coarser_formats_further_away() {
-    let path = model("llama");
-    let ids = joined(&Reference::of("llama").prompt, ",");
-    let fixed = ["--task", "logits", "--weights", "f32,bf16,int8,int4", "--kv-cache", "f32", "--json"];
-    let out = json(lyceum().arg("eval").arg(path).args(["--token-ids", &ids]).args(fixed).output().unwrap());
-    let errors: Vec<_> =
-        out["weights"].as_array().unwrap().iter().map(|e| e["rms_relative"].as_f64().unwrap()).collect();
-    assert_eq!((errors.len(), errors[0]), (4, 0.0));
-    assert!(errors.is_sorted(), "{errors:?}");
-    assert_eq!(out["weights"][0]["argmax_agreement"], 1.0);
 }

@@ -2,11 +2,14 @@
 
 mod bench;
 mod chat;
+mod collect;
 mod convert;
 mod errors;
+mod eval;
 mod generate;
 mod inspect;
 mod prepare;
+mod report;
 mod tokenizer;
 
 use safetensors::SafeTensors;

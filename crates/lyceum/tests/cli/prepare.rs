@@ -64,6 +64,7 @@ fn documents_become_a_tokenizer_and_shards_with_an_account() {
     let ledger = data::Ledger {
         samples: 5,
         sources: vec![data::SourceLedger {
+            shards: String::new(),
             name: "code".into(),
             samples: 5,
             tokens: 150,

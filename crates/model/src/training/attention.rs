@@ -26,7 +26,7 @@ impl Attention {
         residual: &mut Tensor,
     ) -> AttentionTape {
         let rows = normed.rows();
-        let mut qkv = Tensor::zeros(rows, self.qkv.rows());
+        let mut qkv = Tensor::stale(rows, self.qkv.rows());
         let mut attended = Tensor::zeros(rows, self.output.cols());
         device.matmul(&self.qkv, normed, rows, self.qkv_bias.as_deref(), false, &mut qkv);
         let raw = self.qk_norms.is_some().then(|| device.copy(&qkv));
@@ -51,7 +51,7 @@ impl Attention {
         gradient: &mut Attention,
     ) {
         let (rows, config) = (dout.rows(), &decoder.config);
-        let mut dattended = Tensor::zeros(rows, self.output.cols());
+        let mut dattended = Tensor::stale(rows, self.output.cols());
         device.matmul_backward_input(&self.output, dout, rows, false, &mut dattended);
         let mut dqkv = Tensor::zeros(rows, self.qkv.rows());
         let dsinks = gradient.sinks.as_deref_mut().unwrap_or_default();

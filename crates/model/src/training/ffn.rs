@@ -3,6 +3,7 @@
 use super::{BalanceForm, Losses, Objective};
 use crate::decoder::Decoder;
 use crate::ffn::{FeedForward, Router};
+use std::cmp::Ordering;
 use tensor::{Device, Dispatch, ExpertSaves, RouterLosses, Routing, Tensor, softmax};
 
 pub(super) struct FfnTape {
@@ -10,8 +11,10 @@ pub(super) struct FfnTape {
     logits: Option<Tensor>,
     routing: Routing,
     dispatch: Dispatch,
+    /// Choices that no expert had room for.
+    dropped: usize,
     saves: ExpertSaves,
-    /// Every choice's output.
+    /// Every choice's output, zero where it was dropped.
     y: Tensor,
 }
 
@@ -31,6 +34,7 @@ impl FfnTape {
         let rows = logits.rows() as f64;
         losses.mean_probabilities.push(means.iter().map(|m| (m / rows) as f32).collect());
         losses.loads.push(load);
+        losses.dropped.push(self.dropped as u32);
         losses.z += (z / rows) as f32;
         losses.entropies.push((entropy / rows) as f32);
     }
@@ -95,25 +99,36 @@ impl Auxiliary {
 
 impl FeedForward {
     /// `residual += ffn(normed)`.
-    pub(super) fn forward_saving(&self, device: &mut Device, normed: &Tensor, residual: &mut Tensor) -> FfnTape {
+    pub(super) fn forward_saving(
+        &self,
+        device: &mut Device,
+        normed: &Tensor,
+        capacity: Option<f32>,
+        residual: &mut Tensor,
+    ) -> FfnTape {
         let rows = normed.rows();
         let (mut routing, mut dispatch) = (Routing::default(), Dispatch::default());
         let logits = self.router.as_ref().map(|router| {
             let mut logits = Tensor::zeros(rows, self.experts.len());
             device.matmul(&router.weight, normed, rows, router.bias.as_deref(), false, &mut logits);
-            device.route(&logits, self.experts.len(), rows, router.kind, router.top_k, &mut routing);
+            device.route(&logits, self.experts.len(), rows, router.choice(), &mut routing);
             logits
         });
         if logits.is_none() {
             routing.all_to_one(rows);
         }
         dispatch.from_routing(&routing, self.experts.len());
+        let limit = capacity.filter(|_| logits.is_some()).map(|factor| {
+            let even = routing.experts.len() as f64 / self.experts.len() as f64;
+            (f64::from(factor) * even).ceil().max(1.0) as usize
+        });
+        let dropped = limit.map_or(0, |limit| dispatch.limit(limit));
         let entries = routing.experts.len();
         let mut saves = ExpertSaves::new(entries, self.experts[0].down.cols(), normed.cols());
         let mut y = Tensor::zeros(entries, normed.cols());
         device.expert_ffn_saving(&self.experts, self.gating, &dispatch, normed, &mut saves, &mut y);
         device.combine(&routing, &y, rows, residual);
-        FfnTape { logits, routing, dispatch, saves, y }
+        FfnTape { logits, routing, dispatch, dropped, saves, y }
     }
 
     /// Adds to `dnormed` the gradient of the layer's normed input, given that of its output.
@@ -125,7 +140,7 @@ impl FeedForward {
         tape: &mut FfnTape,
         dnormed: &mut Tensor,
     ) {
-        let FfnTape { logits, routing, dispatch, saves, y } = tape;
+        let FfnTape { logits, routing, dispatch, saves, y, .. } = tape;
         let mut dweights = Vec::new();
         device.combine_backward(routing, dispatch, y, dout, &mut dweights, saves);
         device.expert_ffn_backward_input(&self.experts, self.gating, dispatch, saves, dnormed);
@@ -150,6 +165,25 @@ impl FeedForward {
             device.matmul_backward_weight(normed, dlogits, normed.rows(), &mut router.weight);
             if let Some(bias) = &mut router.bias {
                 device.bias_backward(dlogits, normed.rows(), bias);
+            }
+        }
+    }
+}
+
+impl Decoder {
+    /// Moves the bias on the choice of every expert by `rate`: up where it was chosen less often than its even share, down where more often (Wang
+    /// 2024). `choices` are the choices per expert of each layer that has experts.
+    pub fn balance_choices<'a>(&mut self, choices: impl IntoIterator<Item = &'a [u64]>, rate: f32) {
+        let routers = self.layers.iter_mut().filter_map(|layer| layer.ffn.router.as_mut());
+        for (router, choices) in routers.zip(choices) {
+            let (Some(bias), total) = (&mut router.choice_bias, choices.iter().sum::<u64>()) else { continue };
+            for (bias, &chosen) in bias.iter_mut().zip(choices) {
+                // In whole numbers: chosen against total / experts.
+                match (chosen * choices.len() as u64).cmp(&total) {
+                    Ordering::Less => *bias += rate,
+                    Ordering::Equal => {}
+                    Ordering::Greater => *bias -= rate,
+                }
             }
         }
     }

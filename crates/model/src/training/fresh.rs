@@ -109,7 +109,7 @@ pub struct Upcycled {
 impl Upcycled {
     /// Which parameter of the dense model this one starts from; the router has none.
     fn origin(parameter: &Parameter) -> Option<ParameterId> {
-        let is_new = matches!(parameter.id.role, Role::Router | Role::RouterBias);
+        let is_new = matches!(parameter.id.role, Role::Router | Role::RouterBias | Role::ChoiceBias);
         (!is_new).then_some(ParameterId { expert: None, ..parameter.id })
     }
 }
@@ -126,6 +126,22 @@ impl Parameters for Upcycled {
         match Self::origin(parameter) {
             Some(id) => self.dense.vector(id),
             None => Fresh { seed: self.seed }.vector(parameter),
+        }
+    }
+}
+
+/// A model whose routers get a bias on the choice of experts, zero at first.
+pub struct Unbiased(pub Checkpoint);
+
+impl Parameters for Unbiased {
+    fn matrix<'a>(&'a self, parameter: &'a Parameter) -> Result<Box<dyn ParameterRows + 'a>, FileError> {
+        Ok(Box::new(self.0.matrix(parameter.id)?))
+    }
+
+    fn vector(&self, parameter: &Parameter) -> Result<Vec<f32>, FileError> {
+        match parameter.id.role {
+            Role::ChoiceBias => Ok(vec![0.0; parameter.elements()]),
+            _ => self.0.vector(parameter.id),
         }
     }
 }

@@ -8,8 +8,8 @@ mod ffn;
 mod fresh;
 mod parameters;
 
-pub use fresh::{Fresh, Upcycled};
-pub use parameters::{Held, Piece, SharedTensors, Tensors};
+pub use fresh::{Fresh, Unbiased, Upcycled};
+pub use parameters::{Held, Piece, TensorMut, TensorRef};
 
 use crate::decoder::{Decoder, Layer};
 use attention::AttentionTape;
@@ -53,6 +53,9 @@ pub struct Objective {
     pub balance_form: BalanceForm,
     /// Coefficient of the router z-loss.
     pub z: f32,
+    /// The most rows that an expert takes, as a multiple of its even share of a micro-batch; those that come after, in the order of tokens, pass it by
+    /// (Lepikhin 2020). `None`: experts take all.
+    pub capacity: Option<f32>,
     /// Compute each layer's activations again for its gradient instead of keeping them.
     pub recompute: bool,
 }
@@ -70,6 +73,8 @@ pub struct Losses {
     pub top_k: usize,
     /// Choices per expert of each layer that has experts.
     pub loads: Vec<Vec<u32>>,
+    /// Choices of each such layer that its experts had no room for.
+    pub dropped: Vec<u32>,
     /// Mean router probability per expert of each such layer.
     pub mean_probabilities: Vec<Vec<f32>>,
     /// Mean entropy of the router's probabilities of each such layer, in nats.
@@ -112,14 +117,14 @@ impl Decoder {
         // Layers run one after the other, so one layer's cache serves all.
         let mut cache = KvCache::new(KvFormat::F32, 1, blocks.len(), self.config.kv_heads, self.config.head_dim);
 
-        let mut residual = Tensor::zeros(rows, self.config.hidden_size);
+        let mut residual = Tensor::stale(rows, self.config.hidden_size);
         device.embed(&self.embedding, batch.tokens, &mut residual);
         let top_k = self.layers.iter().find_map(|l| l.ffn.router.as_ref()).map_or(0, |r| r.top_k);
         let mut losses = Losses { top_k, ..Losses::default() };
         let mut tape = Vec::new();
         for layer in &self.layers {
             let input = device.copy(&residual);
-            let kept = self.layer_forward(layer, device, &mut cache, &chunks, &mut residual);
+            let kept = self.layer_forward(layer, device, &mut cache, &chunks, objective.capacity, &mut residual);
             kept.ffn.observe(&mut losses);
             tape.push(LayerTape { input, kept: (!objective.recompute).then_some(kept) });
         }
@@ -129,7 +134,7 @@ impl Decoder {
         for (index, (layer, entry)) in self.layers.iter().zip(tape).enumerate().rev() {
             let mut kept = entry.kept.unwrap_or_else(|| {
                 let mut residual = device.copy(&entry.input);
-                self.layer_forward(layer, device, &mut cache, &chunks, &mut residual)
+                self.layer_forward(layer, device, &mut cache, &chunks, objective.capacity, &mut residual)
             });
             let gradient = &mut gradients.layers[index];
             self.layer_backward(
@@ -149,16 +154,16 @@ impl Decoder {
         losses
     }
 
-    /// Cross-entropy of each position, without gradients.
+    /// Cross-entropy of each position, without gradients; experts take all, as in inference.
     pub fn token_losses(&self, device: &mut Device, batch: &MicroBatch<'_>) -> Vec<f32> {
         let rows = batch.tokens.len();
         let blocks: Vec<u32> = (0..).take(batch.documents.iter().map(|d| d.div_ceil(KV_BLOCK)).sum()).collect();
         let chunks = documents(batch.documents, &blocks);
         let mut cache = KvCache::new(KvFormat::F32, 1, blocks.len(), self.config.kv_heads, self.config.head_dim);
-        let mut residual = Tensor::zeros(rows, self.config.hidden_size);
+        let mut residual = Tensor::stale(rows, self.config.hidden_size);
         device.embed(&self.embedding, batch.tokens, &mut residual);
         for layer in &self.layers {
-            self.layer_forward(layer, device, &mut cache, &chunks, &mut residual);
+            self.layer_forward(layer, device, &mut cache, &chunks, None, &mut residual);
         }
         let mut losses = vec![0.0; rows];
         self.for_each_logits(device, &residual, batch.targets, 1.0, &mut losses, &mut |_, _, _, _| ());
@@ -171,16 +176,17 @@ impl Decoder {
         device: &mut Device,
         cache: &mut KvCache,
         chunks: &[Chunk<'_>],
+        capacity: Option<f32>,
         residual: &mut Tensor,
     ) -> Kept {
         let (rows, hidden) = (residual.rows(), self.config.hidden_size);
-        let mut attention_normed = Tensor::zeros(rows, hidden);
+        let mut attention_normed = Tensor::stale(rows, hidden);
         device.rms_norm(residual, &layer.attention_norm, self.config.norm_eps, rows, &mut attention_normed);
         let attention = layer.attention.forward_saving(self, device, cache, chunks, &attention_normed, residual);
         let middle = device.copy(residual);
-        let mut ffn_normed = Tensor::zeros(rows, hidden);
+        let mut ffn_normed = Tensor::stale(rows, hidden);
         device.rms_norm(residual, &layer.ffn_norm, self.config.norm_eps, rows, &mut ffn_normed);
-        let ffn = layer.ffn.forward_saving(device, &ffn_normed, residual);
+        let ffn = layer.ffn.forward_saving(device, &ffn_normed, capacity, residual);
         Kept { attention_normed, attention, middle, ffn_normed, ffn }
     }
 
@@ -253,7 +259,7 @@ impl Decoder {
                 let count = range.len();
                 let dhead = gradients.head.as_mut().unwrap_or(&mut gradients.embedding);
                 device.matmul_backward_weight(normed, dlogits, count, dhead);
-                let mut dnormed = Tensor::zeros(count, hidden);
+                let mut dnormed = Tensor::stale(count, hidden);
                 device.matmul_backward_input(head, dlogits, count, false, &mut dnormed);
                 let x = device.copy_rows(residual, range.clone());
                 let mut dx = Tensor::zeros(count, hidden);
@@ -283,9 +289,9 @@ impl Decoder {
                 continue;
             }
             let x = device.copy_rows(residual, range.clone());
-            let mut normed = Tensor::zeros(range.len(), self.config.hidden_size);
+            let mut normed = Tensor::stale(range.len(), self.config.hidden_size);
             device.rms_norm(&x, &self.final_norm, self.config.norm_eps, range.len(), &mut normed);
-            let mut logits = Tensor::zeros(range.len(), self.config.vocab_size);
+            let mut logits = Tensor::stale(range.len(), self.config.vocab_size);
             device.matmul(head, &normed, range.len(), None, false, &mut logits);
             device.cross_entropy(&mut logits, &targets[range.clone()], scale, &mut losses[range.clone()]);
             f(device, range, &normed, &logits);

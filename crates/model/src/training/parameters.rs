@@ -25,6 +25,11 @@ impl Held {
     pub fn is_matrix(&self) -> bool {
         self.shape.len() == 2
     }
+
+    /// Whether gradients change it.
+    pub fn is_trainable(&self) -> bool {
+        self.pieces.iter().all(|piece| piece.id.role.is_trainable())
+    }
 }
 
 /// One parameter's rows in a tensor.
@@ -57,7 +62,7 @@ impl Piece {
 
 /// One tensor of a decoder.
 #[derive(Clone, Copy)]
-pub enum SharedTensors<'a> {
+pub enum TensorRef<'a> {
     /// In panels.
     Matrix(&'a Matrix),
     /// As it is.
@@ -65,43 +70,43 @@ pub enum SharedTensors<'a> {
 }
 
 /// One tensor of a decoder, to be changed.
-pub enum Tensors<'a> {
+pub enum TensorMut<'a> {
     /// In panels.
     Matrix(&'a mut Matrix),
     /// As it is.
     Vector(&'a mut [f32]),
 }
 
-impl<'a> Tensors<'a> {
-    /// [`Tensors::values_mut`] for as long as the decoder is borrowed.
+impl<'a> TensorMut<'a> {
+    /// [`TensorMut::values_mut`] for as long as the decoder is borrowed.
     pub fn into_values(self) -> &'a mut [f32] {
         match self {
-            Tensors::Matrix(matrix) => matrix.values_mut(),
-            Tensors::Vector(vector) => vector,
+            TensorMut::Matrix(matrix) => matrix.values_mut(),
+            TensorMut::Vector(vector) => vector,
         }
     }
 
     /// All elements; those of a matrix in the order of panels, padding (always zero) included.
     pub fn values_mut(&mut self) -> &mut [f32] {
         match self {
-            Tensors::Matrix(matrix) => matrix.values_mut(),
-            Tensors::Vector(vector) => vector,
+            TensorMut::Matrix(matrix) => matrix.values_mut(),
+            TensorMut::Vector(vector) => vector,
         }
     }
 
     /// Reads row `row` of a matrix, or element `row` of a vector.
     pub fn read_row(&self, row: usize, out: &mut [f32]) {
         match self {
-            Tensors::Matrix(matrix) => matrix.read_row(row, out),
-            Tensors::Vector(vector) => out[0] = vector[row],
+            TensorMut::Matrix(matrix) => matrix.read_row(row, out),
+            TensorMut::Vector(vector) => out[0] = vector[row],
         }
     }
 
     /// Replaces row `row` of a matrix, or element `row` of a vector.
     pub fn write_row(&mut self, row: usize, values: &[f32]) {
         match self {
-            Tensors::Matrix(matrix) => matrix.write_row(row, values),
-            Tensors::Vector(vector) => vector[row] = values[0],
+            TensorMut::Matrix(matrix) => matrix.write_row(row, values),
+            TensorMut::Vector(vector) => vector[row] = values[0],
         }
     }
 }
@@ -129,18 +134,18 @@ fn alternating(gate: ParameterId, up: ParameterId, rows: usize) -> Vec<Piece> {
 
 /// The walk over a decoder's tensors, once for shared and once for unique access.
 macro_rules! walk {
-    ($walk:ident, $tensors:ident, $doc:literal, $visit:ident $(, $mut:tt)?) => {
-        struct $walk<'a>(Vec<(Held, $tensors<'a>)>);
+    ($walk:ident, $tensor:ident, $doc:literal, $visit:ident $(, $mut:tt)?) => {
+        struct $walk<'a>(Vec<(Held, $tensor<'a>)>);
 
         impl<'a> $walk<'a> {
             fn matrix(&mut self, matrix: &'a $($mut)? Matrix, pieces: Vec<Piece>) {
                 let shape = vec![matrix.rows(), matrix.cols()];
-                self.0.push((Held { pieces, shape }, $tensors::Matrix(matrix)));
+                self.0.push((Held { pieces, shape }, $tensor::Matrix(matrix)));
             }
 
             fn vector(&mut self, vector: &'a $($mut)? [f32], pieces: Vec<Piece>) {
                 let shape = vec![vector.len()];
-                self.0.push((Held { pieces, shape }, $tensors::Vector(vector)));
+                self.0.push((Held { pieces, shape }, $tensor::Vector(vector)));
             }
 
             fn whole_matrix(&mut self, id: ParameterId, matrix: &'a $($mut)? Matrix) {
@@ -192,6 +197,9 @@ macro_rules! walk {
                     if let Some(bias) = & $($mut)? router.bias {
                         self.whole_vector(ParameterId::layer(Role::RouterBias, layer), bias);
                     }
+                    if let Some(bias) = & $($mut)? router.choice_bias {
+                        self.whole_vector(ParameterId::layer(Role::ChoiceBias, layer), bias);
+                    }
                 }
                 for (e, expert) in (& $($mut)? ffn.experts).into_iter().enumerate() {
                     self.expert(layer, routed.then_some(e), expert);
@@ -204,7 +212,7 @@ macro_rules! walk {
 
         impl Decoder {
             #[doc = $doc]
-            pub fn $visit(& $($mut)? self) -> Vec<(Held, $tensors<'_>)> {
+            pub fn $visit(& $($mut)? self) -> Vec<(Held, $tensor<'_>)> {
                 let (q, kv) = (self.config.q_size(), self.config.kv_size());
                 let mut walk = $walk(Vec::new());
                 walk.whole_matrix(ParameterId::global(Role::Embedding), & $($mut)? self.embedding);
@@ -224,8 +232,8 @@ macro_rules! walk {
     };
 }
 
-walk!(Walk, SharedTensors, "Every tensor with the parameters in it, in the order of layers.", tensors);
-walk!(WalkMut, Tensors, "[`Decoder::tensors`], to be changed.", tensors_mut, mut);
+walk!(Walk, TensorRef, "Every tensor with the parameters in it, in the order of layers.", tensors);
+walk!(WalkMut, TensorMut, "[`Decoder::tensors`], to be changed.", tensors_mut, mut);
 
 impl Decoder {
     /// A decoder of the same shape whose tensors are f32 zeros: gradients, or optimiser state.
@@ -252,6 +260,7 @@ impl Decoder {
         let router = |r: &Router| Router {
             weight: matrix(&r.weight),
             bias: r.bias.as_ref().map(vector),
+            choice_bias: r.choice_bias.as_ref().map(vector),
             kind: r.kind,
             top_k: r.top_k,
         };
@@ -329,7 +338,7 @@ struct HeldRows<'a> {
     name: &'a str,
     piece: Piece,
     cols: usize,
-    tensor: SharedTensors<'a>,
+    tensor: TensorRef<'a>,
 }
 
 impl MatrixSource for HeldRows<'_> {
@@ -348,8 +357,8 @@ impl MatrixSource for HeldRows<'_> {
     fn read_f32(&self, row: usize, out: &mut [f32]) {
         let row = self.piece.held_row(row);
         match self.tensor {
-            SharedTensors::Matrix(matrix) => matrix.read_row(row, out),
-            SharedTensors::Vector(vector) => out[0] = vector[row],
+            TensorRef::Matrix(matrix) => matrix.read_row(row, out),
+            TensorRef::Vector(vector) => out[0] = vector[row],
         }
     }
 }

@@ -3,7 +3,8 @@
 //! Reading follows each family's configuration class of transformers 5: its defaults where a key is absent, its
 //! meaning of null, both spellings of RoPE. A key that would change the arithmetic and is not supported is an
 //! error that names it, and so is a key that nobody here knows. Two keys are ours: `"position_embedding": "alibi"`,
-//! and `"quantization_config": {"quant_method": "lyceum", ..}`.
+//! and `"quantization_config": {"quant_method": "lyceum", ..}`; and so are two architectures, `LyceumMixtralForCausalLM` and
+//! `LyceumQwen3MoeForCausalLM`: the same with a bias on the choice of experts, `e_score_correction_bias` of each router.
 
 mod keys;
 mod read;
@@ -120,6 +121,31 @@ impl Family {
             Self::GptOss => "gpt_oss",
         }
     }
+}
+
+/// The class of a family; with a bias on the choice of experts it is one of ours, so that no other program computes without it. `None`: the family
+/// has no routers to bias.
+fn architecture(family: Family, choice_bias: bool) -> Option<String> {
+    match (family, choice_bias) {
+        (_, false) => Some(family.architecture().to_owned()),
+        (Family::Mixtral | Family::Qwen3Moe, true) => Some(format!("Lyceum{}", family.architecture())),
+        (_, true) => None,
+    }
+}
+
+impl DecoderConfig {
+    /// The class that `config.json` names.
+    pub fn architecture(&self) -> String {
+        let plain = || self.family.architecture().to_owned();
+        architecture(self.family, self.has_choice_bias()).unwrap_or_else(plain)
+    }
+}
+
+/// The `model_type` beside it.
+fn model_type(family: Family, choice_bias: bool) -> Option<String> {
+    let own = architecture(family, choice_bias)?;
+    let prefix = if own == family.architecture() { "" } else { "lyceum_" };
+    Some(format!("{prefix}{}", family.model_type()))
 }
 
 fn known_architectures() -> String {

@@ -105,8 +105,8 @@ impl Defaults {
 pub(super) fn read(text: &str) -> Result<HfConfig, HfError> {
     let map: Map<String, Value> = serde_json::from_str(text).map_err(HfError::Json)?;
     let mut keys = Keys::new(&map, "");
-    let family = family(&mut keys)?;
-    let mut reader = Reader { defaults: Defaults::of(family), family, keys };
+    let (family, choice_bias) = family(&mut keys)?;
+    let mut reader = Reader { defaults: Defaults::of(family), family, choice_bias, keys };
     let decoder = reader.decoder()?;
     decoder.validate()?;
     let config = HfConfig {
@@ -121,12 +121,14 @@ pub(super) fn read(text: &str) -> Result<HfConfig, HfError> {
     Ok(config)
 }
 
-/// Decided by `architectures`, else `model_type`; both must say the same.
-fn family(keys: &mut Keys) -> Result<Family, HfError> {
+/// The family, and whether its routers have a bias on the choice. Decided by `architectures`, else `model_type`; both must say the same.
+fn family(keys: &mut Keys) -> Result<(Family, bool), HfError> {
     let architectures = keys.list("architectures")?;
     let model_type = keys.text("model_type")?;
     let unknown = |found: String| HfError::UnknownArchitecture { found };
-    let by_type = |t: &str| Family::ALL.into_iter().find(|f| f.model_type() == t);
+    let known = || Family::ALL.into_iter().flat_map(|family| [(family, false), (family, true)]);
+    let by_type =
+        |t: &str| known().find(|&(family, bias)| super::model_type(family, bias).is_some_and(|name| name == t));
     let Some([named]) = architectures.map(Vec::as_slice) else {
         return match (architectures, model_type) {
             (Some(list), _) if list.len() > 1 => Err(unknown(brief(&Value::Array(list.clone())))),
@@ -134,24 +136,24 @@ fn family(keys: &mut Keys) -> Result<Family, HfError> {
             _ => Err(HfError::NoArchitecture),
         };
     };
-    let family = Family::ALL
-        .into_iter()
-        .find(|f| named.as_str() == Some(f.architecture()))
-        .ok_or_else(|| unknown(named.as_str().map_or_else(|| brief(named), str::to_owned)))?;
+    let is_named = |&(family, bias): &(Family, bool)| super::architecture(family, bias).as_deref() == named.as_str();
+    let found = known().find(is_named).filter(|_| named.is_string());
+    let found = found.ok_or_else(|| unknown(named.as_str().map_or_else(|| brief(named), str::to_owned)))?;
     match model_type {
-        Some(t) if t != family.model_type() => Err(HfError::Disagree {
+        Some(t) if by_type(t) != Some(found) => Err(HfError::Disagree {
             first: "architectures".into(),
-            first_value: family.architecture().into(),
+            first_value: named.as_str().unwrap_or_default().into(),
             second: "model_type".into(),
             second_value: t.into(),
         }),
-        _ => Ok(family),
+        _ => Ok(found),
     }
 }
 
 struct Reader<'a> {
     keys: Keys<'a>,
     family: Family,
+    choice_bias: bool,
     defaults: Defaults,
 }
 
@@ -331,6 +333,7 @@ impl Reader<'_> {
             top_k,
             router,
             router_bias: self.family == Family::GptOss,
+            choice_bias: self.choice_bias,
             expert,
             shared: None,
         });

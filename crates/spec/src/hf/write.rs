@@ -1,7 +1,7 @@
 //! From [`HfConfig`] to `config.json`.
 
 use super::rope::{self, number};
-use super::{HfConfig, HfError, Quantisation, read};
+use super::{HfConfig, HfError, Quantisation, architecture, model_type, read};
 use crate::config::{Activation, DecoderConfig, ExpertFfn, Family, Ffn, Layer, Position, Router};
 use serde_json::{Map, Value, json};
 
@@ -9,17 +9,15 @@ use serde_json::{Map, Value, json};
 pub(super) fn write(config: &HfConfig) -> Result<String, HfError> {
     config.decoder.validate()?;
     let mut map = Map::new();
-    decoder(&mut map, &config.decoder);
+    decoder(&mut map, &config.decoder)?;
     metadata(&mut map, config);
     let value = Value::Object(map);
     let text = format!("{value:#}\n");
-    let architecture = config.decoder.family.architecture();
     let back = read::read(&text)?;
+    let not_held = |field| Err(HfError::NotHeld { architecture: config.decoder.family.architecture(), field });
     match difference(&config.decoder, &back.decoder) {
-        Some(field) => Err(HfError::NotHeld { architecture, field }),
-        None if back.quantisation != config.quantisation => {
-            Err(HfError::NotHeld { architecture, field: "quantisation" })
-        }
+        Some(field) => not_held(field),
+        None if back.quantisation != config.quantisation => not_held("quantisation"),
         None => Ok(text),
     }
 }
@@ -28,9 +26,13 @@ fn put(map: &mut Map<String, Value>, key: &str, value: impl Into<Value>) {
     map.insert(key.into(), value.into());
 }
 
-fn decoder(map: &mut Map<String, Value>, c: &DecoderConfig) {
-    put(map, "architectures", json!([c.family.architecture()]));
-    put(map, "model_type", c.family.model_type());
+fn decoder(map: &mut Map<String, Value>, c: &DecoderConfig) -> Result<(), HfError> {
+    let bias = c.has_choice_bias();
+    let (Some(class), Some(model_type)) = (architecture(c.family, bias), model_type(c.family, bias)) else {
+        return Err(HfError::NotHeld { architecture: c.family.architecture(), field: "bias on the choice of experts" });
+    };
+    put(map, "architectures", json!([class]));
+    put(map, "model_type", model_type);
     put(map, "vocab_size", c.vocab_size);
     put(map, "hidden_size", c.hidden_size);
     put(map, "num_hidden_layers", c.layers.len());
@@ -55,6 +57,7 @@ fn decoder(map: &mut Map<String, Value>, c: &DecoderConfig) {
     }
     windows(map, c);
     feed_forward(map, c);
+    Ok(())
 }
 
 fn windows(map: &mut Map<String, Value>, c: &DecoderConfig) {

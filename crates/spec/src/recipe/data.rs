@@ -15,8 +15,35 @@ pub struct DataRecipe {
     /// Whether attention and positions stop at the boundaries of documents.
     #[serde(default = "yes")]
     pub attention_within_documents: bool,
+    /// How the data are made, where they are not there yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corpus: Option<CorpusRecipe>,
     /// What is learned from.
     pub sources: Vec<SourceRecipe>,
+}
+
+/// Documents that are collected, a tokeniser that is learned from them, and shards, all in one folder: made before the first run, and found there
+/// by every other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorpusRecipe {
+    /// The folder, relative to the recipe.
+    pub folder: String,
+    /// A `Cargo.lock`, relative to the recipe, whose crates become the sources `code` and `docs`, as cargo has unpacked them on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cargo: Option<String>,
+    /// Files and folders, relative to the recipe; each is a source by its own name, or by NAME=PATH.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+    /// Filters by name, instead of the usual ones; an empty list keeps everything, copies too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filters: Option<Vec<String>>,
+    /// Ids of the tokeniser to learn; without it `model.tokenizer` names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocab_size: Option<usize>,
+    /// Share of the documents that is kept apart for measuring.
+    #[serde(default = "held_out")]
+    pub held_out: f64,
 }
 
 /// One folder of shards, and how much of it is wanted.
@@ -29,7 +56,8 @@ pub struct DataRecipe {
 pub struct SourceRecipe {
     /// What the source is called in the ledger and in logs. The order of its samples depends on this name.
     pub name: String,
-    /// The folder of shards, relative to the recipe.
+    /// The folder of shards, relative to the recipe; that of the corpus if not given.
+    #[serde(default)]
     pub path: String,
     /// Its share of the samples, relative to the other weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,6 +91,10 @@ fn yes() -> bool {
     true
 }
 
+fn held_out() -> f64 {
+    0.005
+}
+
 /// A data section that contradicts itself.
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum InvalidData {
@@ -85,6 +117,9 @@ pub enum InvalidData {
         /// The name.
         name: String,
     },
+    /// A corpus of nothing.
+    #[error("data.corpus names nothing to collect: give it cargo = \"Cargo.lock\", or paths")]
+    EmptyCorpus,
     /// A source without a name or a path.
     #[error("data.sources[{index}] has an empty {key}")]
     Empty {
@@ -109,13 +144,37 @@ pub enum InvalidData {
     },
 }
 
+impl CorpusRecipe {
+    /// Where its tokeniser is, if it learns one.
+    pub fn tokenizer(&self) -> Option<String> {
+        self.vocab_size.map(|_| format!("{}/tokenizer", self.folder))
+    }
+
+    fn validate(&self) -> Result<(), InvalidData> {
+        if self.cargo.is_none() && self.paths.is_empty() {
+            return Err(InvalidData::EmptyCorpus);
+        }
+        in_range("data.corpus.held_out".into(), Some(self.held_out), |h| (0.0..1.0).contains(&h), "0 to under 1".into())
+    }
+}
+
 impl DataRecipe {
+    /// Names the shards of sources that the corpus makes.
+    pub(super) fn find_shards(&mut self) {
+        if let Some(corpus) = &self.corpus {
+            for source in self.sources.iter_mut().filter(|source| source.path.is_empty()) {
+                source.path = format!("{}/shards/{}", corpus.folder, source.name);
+            }
+        }
+    }
+
     /// Refuses what no shards could make right.
     pub fn validate(&self) -> Result<(), InvalidData> {
         let key = |source: &SourceRecipe, key: &str| format!("`{key}` of source `{}`", source.name);
         if self.sources.is_empty() {
             return Err(InvalidData::NoSources);
         }
+        self.corpus.as_ref().map_or(Ok(()), CorpusRecipe::validate)?;
         let (context, most) = (self.context as f64, MOST_CONTEXT as f64);
         in_range("data.context".into(), Some(context), |c| (2.0..=most).contains(&c), format!("2 to {MOST_CONTEXT}"))?;
         for (index, source) in self.sources.iter().enumerate() {

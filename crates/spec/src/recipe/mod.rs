@@ -5,7 +5,7 @@ pub mod model;
 mod settings;
 pub mod train;
 
-pub use data::{DataRecipe, InvalidData, Packing, SourceRecipe};
+pub use data::{CorpusRecipe, DataRecipe, InvalidData, Packing, SourceRecipe};
 pub use model::{ModelRecipe, Start};
 pub use train::{BalanceForm, Batch, Export, OptimiserKind, Precision, Schedule, TrainRecipe};
 
@@ -106,7 +106,7 @@ impl Recipe {
     /// # Errors
     /// What cannot be understood or followed, by key, with what is allowed.
     pub fn parse(text: &str, settings: &[String]) -> Result<Self, RecipeError> {
-        let recipe: Self = match settings {
+        let mut recipe: Self = match settings {
             [] => toml::from_str(text)?,
             settings => {
                 let mut table = toml::from_str(text)?;
@@ -114,6 +114,11 @@ impl Recipe {
                 table.try_into()?
             }
         };
+        recipe.data.find_shards();
+        let model = &mut recipe.model;
+        if model.tokenizer.is_none() && model.from.is_none() && model.upcycle.is_none() {
+            model.tokenizer = recipe.data.corpus.as_ref().and_then(CorpusRecipe::tokenizer);
+        }
         recipe.validate()?;
         Ok(recipe)
     }
@@ -131,11 +136,13 @@ impl Recipe {
             let allowed = format!("the model's context is {context}: raise model.context, or lower data.context");
             return Err(RecipeError::value("data.context", self.data.context, allowed));
         }
-        if let (Some(balance), false) = (self.train.balance, self.model.may_have_experts()) {
-            let allowed = format!("a {} model has no experts to balance: remove it", self.model.family());
-            return Err(RecipeError::value("train.balance", balance, allowed));
+        match self.train.needs_experts().filter(|_| !self.model.may_have_experts()) {
+            Some((key, value)) => {
+                let allowed = format!("a {} model has no experts: remove it", self.model.family());
+                Err(RecipeError::value(key, value, allowed))
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The recipe as TOML.

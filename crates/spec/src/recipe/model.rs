@@ -249,7 +249,7 @@ fn has_experts(family: Family) -> bool {
 /// Routed as Mixtral does: the weights of the chosen experts add up to one.
 fn expert_ffn(experts: usize, top_k: usize, expert: DenseFfn) -> ExpertFfn {
     let router = Router::SoftmaxTopK { renormalise: true };
-    ExpertFfn { experts, top_k, router, router_bias: false, expert, shared: None }
+    ExpertFfn { experts, top_k, router, router_bias: false, choice_bias: false, expert, shared: None }
 }
 
 fn missing(key: &str, needed_by: &str) -> RecipeError {

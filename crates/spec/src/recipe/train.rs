@@ -48,12 +48,21 @@ pub struct TrainRecipe {
     /// Muon's momentum, 0.95 if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub momentum: Option<f64>,
-    /// Coefficient of the experts' balance loss, 0.01 if not given.
+    /// Coefficient of the experts' balance loss; 0.01 if not given, 0 beside `bias_rate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balance: Option<f64>,
     /// How the balance loss is formed.
     #[serde(default)]
     pub balance_form: BalanceForm,
+    /// Balance experts without a loss: by how much each step moves the bias on the choice of an expert, up where it was chosen too seldom and down
+    /// where too often (Wang 2024; DeepSeek-V3, with 0.001). No layout of transformers holds that bias: the model is written as
+    /// `LyceumMixtralForCausalLM` or `LyceumQwen3MoeForCausalLM`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bias_rate: Option<f64>,
+    /// How many tokens of a micro-batch an expert takes at most, as a multiple of its even share (1.25, say); in the order of tokens, those that
+    /// come after pass it by. Experts take all if not given, and in inference always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<f64>,
     /// Coefficient of the router z-loss.
     #[serde(default)]
     pub z: f64,
@@ -201,6 +210,21 @@ impl TrainRecipe {
         self.final_lr.unwrap_or(self.lr / 10.0)
     }
 
+    /// Coefficient of the balance loss.
+    pub fn balance(&self) -> f64 {
+        self.balance.unwrap_or(if self.bias_rate.is_some() { 0.0 } else { 0.01 })
+    }
+
+    /// The first key, with its value, that has no meaning for a model without experts.
+    pub fn needs_experts(&self) -> Option<(&'static str, f64)> {
+        let keys = [
+            ("train.balance", self.balance.filter(|balance| *balance > 0.0)),
+            ("train.bias_rate", self.bias_rate),
+            ("train.capacity", self.capacity),
+        ];
+        keys.into_iter().find_map(|(key, value)| Some((key, value?)))
+    }
+
     /// Refuses contradictions; `context` are the tokens of a sample.
     pub(super) fn validate(&self, context: usize) -> Result<(), RecipeError> {
         at_least_one("tokens", self.tokens)?;
@@ -218,6 +242,8 @@ impl TrainRecipe {
         let not_negative = |x: f64| x >= 0.0;
         let below_one = |x: f64| (0.0..1.0).contains(&x);
         within("lr", self.lr, |lr| lr > 0.0, "a number above 0")?;
+        within("bias_rate", self.bias_rate.unwrap_or(0.001), |rate| rate > 0.0 && rate <= 1.0, "above 0 to 1")?;
+        within("capacity", self.capacity.unwrap_or(1.0), |factor| factor > 0.0, "a number above 0")?;
         within("betas[0]", self.betas[0], below_one, "0 to below 1")?;
         within("betas[1]", self.betas[1], below_one, "0 to below 1")?;
         within("eps", self.eps, |eps| eps > 0.0, "a number above 0")?;

@@ -77,6 +77,25 @@ impl Dispatch {
         }
     }
 
+    /// Keeps the first `capacity` rows of each expert and lets go of the others; returns how many these are.
+    pub fn limit(&mut self, capacity: usize) -> usize {
+        let (before, mut kept) = (self.rows.len(), 0);
+        for e in 0..self.offsets.len().saturating_sub(1) {
+            let entries = self.entries(e);
+            let taken = entries.start..entries.start + entries.len().min(capacity);
+            self.offsets[e] = kept;
+            self.rows.copy_within(taken.clone(), kept);
+            self.slots.copy_within(taken.clone(), kept);
+            kept += taken.len();
+        }
+        if let Some(end) = self.offsets.last_mut() {
+            *end = kept;
+        }
+        self.rows.truncate(kept);
+        self.slots.truncate(kept);
+        before - kept
+    }
+
     pub(crate) fn entries(&self, expert: usize) -> Range<usize> {
         self.offsets[expert]..self.offsets[expert + 1]
     }

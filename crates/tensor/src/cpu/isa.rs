@@ -61,6 +61,9 @@ pub trait Isa: Copy {
     /// `table[byte & 15]` for each byte of `a`; the bytes of `a` must be below 128.
     unsafe fn lookup(table: &[u8; 16], a: Self::I) -> Self::I;
 
+    /// Lane `j` of vector `i` to lane `i` of vector `j`.
+    unsafe fn transpose(rows: [Self::F; 8]) -> [Self::F; 8];
+
     /// Asks for the cache line at `p`; never faults.
     unsafe fn prefetch(p: *const u8);
 }
@@ -181,6 +184,18 @@ mod avx2 {
             fn lookup(table: &[u8; 16], a: __m256i) -> __m256i {
                 _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), a)
             }
+            fn transpose(r: [__m256; 8]) -> [__m256; 8] {{
+                // Pairs of lanes, then quarters, then halves.
+                let pairs = |a, b| (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+                let ((a0, a1), (b0, b1)) = (pairs(r[0], r[1]), pairs(r[2], r[3]));
+                let ((c0, c1), (d0, d1)) = (pairs(r[4], r[5]), pairs(r[6], r[7]));
+                let quarters = |a, b| (_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
+                let ((e0, e1), (e2, e3)) = (quarters(a0, b0), quarters(a1, b1));
+                let ((f0, f1), (f2, f3)) = (quarters(c0, d0), quarters(c1, d1));
+                let low = |a, b| _mm256_permute2f128_ps::<0x20>(a, b);
+                let high = |a, b| _mm256_permute2f128_ps::<0x31>(a, b);
+                [low(e0, f0), low(e1, f1), low(e2, f2), low(e3, f3), high(e0, f0), high(e1, f1), high(e2, f2), high(e3, f3)]
+            }}
             fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
     }
@@ -330,6 +345,10 @@ impl Isa for Portable {
     #[inline(always)]
     unsafe fn lookup(table: &[u8; 16], a: [u32; 8]) -> [u32; 8] {
         map(a, |a| u32::from_le_bytes(a.to_le_bytes().map(|b| table[usize::from(b & 15)])))
+    }
+    #[inline(always)]
+    unsafe fn transpose(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
+        std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
     }
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}

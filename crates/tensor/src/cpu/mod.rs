@@ -7,6 +7,7 @@ pub mod isa;
 pub mod kv;
 pub mod matmul;
 pub mod matrix;
+pub mod muon;
 pub mod ops;
 pub mod optimise;
 mod pack;

@@ -5,6 +5,7 @@
 
 use super::Device;
 use super::attention::Chunk;
+use super::backward::router::softmax;
 use super::isa::{self, Isa, Kernel};
 use super::kv::{KV_BLOCK, KvCache};
 use super::matrix::Matrix;
@@ -126,6 +127,18 @@ pub enum RouterKind {
     TopKSoftmax,
 }
 
+/// How a router chooses.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'a> {
+    /// How logits become weights.
+    pub kind: RouterKind,
+    /// Experts that each row visits.
+    pub top_k: usize,
+    /// Added to the probabilities over all experts to decide which are chosen, and to nothing else, `[experts]`; without it the largest
+    /// logits are.
+    pub bias: Option<&'a [f32]>,
+}
+
 impl Device {
     /// Runs `f(row)` for every row, in parallel if there are enough.
     pub(crate) fn for_rows(&mut self, rows: usize, f: &(dyn Fn(usize) + Sync)) {
@@ -173,8 +186,12 @@ impl Device {
 
     /// A copy of some rows.
     pub fn copy_rows(&mut self, x: &Tensor, rows: std::ops::Range<usize>) -> Tensor {
-        let mut out = Tensor::zeros(rows.len(), x.cols());
-        rows.enumerate().for_each(|(i, r)| out.row_mut(i).copy_from_slice(x.row(r)));
+        let mut out = Tensor::stale(rows.len(), x.cols());
+        let to = out.shared();
+        self.for_rows(rows.len(), &|i| {
+            // SAFETY: one writer per row.
+            unsafe { to.part(i, 0, x.cols()) }.copy_from_slice(x.row(rows.start + i));
+        });
         out
     }
 
@@ -245,16 +262,9 @@ impl Device {
         }
     }
 
-    /// Chooses among `experts` experts from router logits (`[rows, experts..]`), in f32; of equal logits the lower expert wins.
-    pub fn route(
-        &mut self,
-        logits: &Tensor,
-        experts: usize,
-        rows: usize,
-        kind: RouterKind,
-        top_k: usize,
-        routing: &mut Routing,
-    ) {
+    /// Chooses among `experts` experts from router logits (`[rows, experts..]`), in f32; of equal ones the lower expert wins.
+    pub fn route(&mut self, logits: &Tensor, experts: usize, rows: usize, choice: Choice<'_>, routing: &mut Routing) {
+        let Choice { kind, top_k, bias } = choice;
         routing.top_k = top_k;
         routing.experts.clear();
         routing.weights.clear();
@@ -263,9 +273,15 @@ impl Device {
             let logits = &logits.row(r)[..experts];
             order.clear();
             order.extend(0..logits.len() as u32);
-            order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+            let biased = bias.map(|bias| {
+                let (mut scores, _) = softmax(logits);
+                scores.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
+                scores
+            });
+            let scores = biased.as_deref().unwrap_or(logits);
+            order.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b)));
             let chosen = &order[..top_k];
-            let max = logits[chosen[0] as usize];
+            let max = chosen.iter().map(|&e| logits[e as usize]).fold(f32::NEG_INFINITY, f32::max);
             let exp = |e: u32| (logits[e as usize] - max).exp();
             let sum: f32 = match kind {
                 RouterKind::SoftmaxTopK { renormalise: false } => (0..logits.len() as u32).map(exp).sum(),

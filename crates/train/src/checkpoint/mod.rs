@@ -31,7 +31,9 @@ pub struct State {
     pub samples: u64,
     /// Updates of the weights.
     pub updates: u64,
-    /// Steps skipped just now, one after the other.
+    /// The step of the last of them; its numbers were trusted, those of its weights are not known yet.
+    pub trusted: u64,
+    /// Steps since then whose numbers could not be trusted.
     pub skipped: u64,
     /// What losses were like.
     pub loss: Running,
@@ -97,6 +99,8 @@ impl Checkpoints {
         let done = remove(&partial).and_then(|()| contents.fill(&partial, state)).and_then(|()| {
             let path = self.path(state.step);
             failpoint::pass("rename").map_err(TrainError::io("write", &path))?;
+            // Only a checkpoint that could not be made certain is there already.
+            remove(&path)?;
             fs::rename(&partial, &path).map_err(TrainError::io("create", &path))?;
             failpoint::pass("renamed").map_err(TrainError::io("write", &path))?;
             sync_folder(&self.folder)
@@ -111,19 +115,15 @@ impl Checkpoints {
     /// The newest whole checkpoint. One that is not whole is set aside under another name, and `note` is told.
     ///
     /// # Errors
-    /// Checkpoints of which none is whole.
+    /// Checkpoints of which none is whole; one that is whole, and of another version of this program.
     pub fn newest(&self, note: &mut dyn FnMut(&str)) -> Result<Option<(State, PathBuf)>, TrainError> {
         let steps = self.steps()?;
         for &step in steps.iter().rev() {
             let path = self.path(step);
-            let state = manifest::verify(&path).and_then(|()| read_state(&path));
-            match state {
-                Ok(state) => return Ok(Some((state, path))),
+            match manifest::verify(&path) {
+                Ok(()) => return Ok(Some((read_state(&path)?, path))),
                 Err(problem) => {
-                    let aside = self.folder.join(format!("damaged-step-{step}"));
-                    let removed = remove(&aside)
-                        .and_then(|()| fs::rename(&path, &aside).map_err(TrainError::io("rename", &path)));
-                    removed?;
+                    let aside = self.set_aside(step, "damaged")?;
                     let (path, aside) = (path.display(), aside.display());
                     note(&format!("{path} is damaged ({problem}): set aside as {aside}, going on from the one before"));
                 }
@@ -133,6 +133,38 @@ impl Checkpoints {
             true => Ok(None),
             false => Err(TrainError::NoWholeCheckpoint { folder: self.folder.clone() }),
         }
+    }
+
+    /// Sets aside the checkpoints of `step` and later ones, whose weights cannot be trusted; `note` is told.
+    ///
+    /// # Errors
+    /// A folder that cannot be read or renamed.
+    pub fn set_aside_from(&self, step: u64, note: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
+        for step in self.steps()?.into_iter().filter(|&at| at >= step) {
+            let aside = self.set_aside(step, "untrusted")?;
+            let path = self.path(step);
+            note(&format!(
+                "{} holds the weights that these numbers came from: set aside as {}",
+                path.display(),
+                aside.display()
+            ));
+        }
+        Ok(())
+    }
+
+    /// The last checkpoint there is, unread.
+    ///
+    /// # Errors
+    /// A folder that cannot be read.
+    pub fn last(&self) -> Result<Option<PathBuf>, TrainError> {
+        Ok(self.steps()?.last().map(|&step| self.path(step)))
+    }
+
+    fn set_aside(&self, step: u64, why: &str) -> Result<PathBuf, TrainError> {
+        let (path, aside) = (self.path(step), self.folder.join(format!("{why}-step-{step}")));
+        remove(&aside)?;
+        fs::rename(&path, &aside).map_err(TrainError::io("rename", &path))?;
+        Ok(aside)
     }
 
     /// Removes all but the newest `last` and those of steps that are a multiple of `every`.
@@ -213,9 +245,11 @@ pub(crate) fn read_optimiser(
     Ok(())
 }
 
-fn read_state(folder: &Path) -> Result<State, String> {
-    let text = fs::read_to_string(folder.join("state.json")).map_err(|e| format!("state.json: {e}"))?;
-    serde_json::from_str(&text).map_err(|e| format!("state.json: {e}"))
+/// The state of a checkpoint that is whole.
+fn read_state(folder: &Path) -> Result<State, TrainError> {
+    let path = folder.join("state.json");
+    let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
+    serde_json::from_str(&text).map_err(|source| TrainError::OtherVersion { path, source })
 }
 
 /// Removes a folder if it is there.

@@ -3,16 +3,16 @@
 use super::{explain, report};
 use crate::failure::misuse;
 use crate::output;
-use crate::progress::Progress;
+use crate::progress::Bars;
 use clap::Args;
-use data::collect::{self, Collection, Options, Stage};
+use data::collect::{self, Collection, Options};
+use data::corpus::Step;
 use data::dedup::Copies;
 use data::filters::RULES;
 use data::sources::{Cargo, From, Kind, ReadOptions, Source};
 use miette::{IntoDiagnostic, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Instant;
 
 /// Gather documents, leave out what is not worth learning from, and say what went
@@ -100,7 +100,7 @@ impl Collect {
         let options = self.options()?;
         let start = Instant::now();
         let bars = Bars::default();
-        let watch = |stage, done, total| bars.set(stage, done, total);
+        let watch = |stage, done, total| bars.set(Step::Collecting(stage), done, total);
         let collection = collect::collect(&sources, &self.out, &options, &watch).map_err(explain)?;
         drop(bars);
         if self.json {
@@ -186,26 +186,5 @@ fn source(argument: &str) -> Source {
             Source { name: name.to_owned(), from: From::Path(path.into()) }
         }
         _ => Source::path(argument),
-    }
-}
-
-/// A bar for the stage that the work is at.
-#[derive(Default)]
-struct Bars(Mutex<Option<(Stage, Progress)>>);
-
-impl Bars {
-    fn set(&self, stage: Stage, done: u64, total: u64) {
-        let Ok(mut open) = self.0.lock() else { return };
-        if open.as_ref().is_none_or(|(at, _)| *at != stage) {
-            let bar = match stage {
-                Stage::Reading => Progress::bytes("Reading"),
-                Stage::Comparing => Progress::items("Comparing"),
-                Stage::Writing => Progress::items("Writing"),
-            };
-            *open = Some((stage, bar));
-        }
-        if let Some((_, bar)) = open.as_ref() {
-            bar.set(done, total);
-        }
     }
 }

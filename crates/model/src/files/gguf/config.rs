@@ -318,6 +318,7 @@ impl Builder<'_> {
             top_k: self.reader.required("expert_used_count", top_k)?,
             router,
             router_bias: self.has("blk.0.ffn_gate_inp.bias"),
+            choice_bias: false,
             expert: DenseFfn {
                 ffn_size: self.reader.required("feed_forward_length", ffn_size)?,
                 bias: self.has("blk.0.ffn_gate_exps.bias"),

@@ -36,6 +36,7 @@ pub(super) fn name(architecture: Architecture, id: ParameterId) -> String {
         Role::FfnNorm => "ffn_norm.weight",
         Role::Router => "ffn_gate_inp.weight",
         Role::RouterBias => "ffn_gate_inp.bias",
+        Role::ChoiceBias => "exp_probs_b.bias",
         Role::Gate if expert => "ffn_gate_exps.weight",
         Role::Up if expert => "ffn_up_exps.weight",
         Role::Down if expert => "ffn_down_exps.weight",

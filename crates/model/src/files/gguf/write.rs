@@ -138,6 +138,9 @@ fn check_ffn(ffn: &Ffn, is_oss: bool) -> Result<(), &'static str> {
     if moe.router != router || moe.router_bias != is_oss || network.bias != is_oss {
         return Err("its routers renormalise, and only those of gpt-oss have biases");
     }
+    if moe.choice_bias {
+        return Err("its routers have no bias on the choice of experts");
+    }
     match moe.shared {
         Some(_) => Err("it has no shared experts"),
         None => Ok(()),

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::norm::rms_norm_backward_row;
+use super::vector::{exp_less, lane_sum};
 use super::{RowsOf, columns_to_panel, product, transpose};
 use crate::buffer::{SharedRows, Tensor};
 use crate::cpu::Device;
@@ -56,7 +57,8 @@ impl Head<'_> {
         let row = |t: usize| self.slice(self.qkv, t, column);
         let mut by_position = vec![0.0; positions * dim];
         for (p, panel) in by_position.chunks_exact_mut(dim * PANEL).enumerate() {
-            transpose((p * PANEL..len.min((p + 1) * PANEL)).map(row), dim, panel, PANEL);
+            let rows: Vec<_> = (p * PANEL..len.min((p + 1) * PANEL)).map(row).collect();
+            transpose(self.level, &rows, dim, panel, PANEL);
         }
         let mut by_dimension = vec![0.0; dim.next_multiple_of(PANEL) * len];
         for (d, panel) in by_dimension.chunks_exact_mut(len * PANEL).enumerate() {
@@ -82,11 +84,8 @@ impl Head<'_> {
             *s = *s * self.spec.scale + slope * ((from + j) as f32 - t as f32);
             max = max.max(*s);
         }
-        let mut sum = (sink - max).exp();
-        for s in &mut row[from..to] {
-            *s = (*s - max).exp();
-            sum += *s;
-        }
+        exp_less(self.level, &mut row[from..to], max);
+        let sum = (sink - max).exp() + lane_sum(&row[from..to]);
         row[from..to].iter_mut().for_each(|p| *p /= sum);
         (sink - max).exp() / sum
     }
@@ -142,7 +141,8 @@ impl Head<'_> {
                     out.copy_from_slice(&dq[r * lanes..][..dim]);
                 }
                 for (weights, other, out) in [(&ds, &q, &mut dk), (&p, &dout, &mut dv)] {
-                    transpose((0..rows).map(|r| &weights[r * wide..]), seen.min(len), &mut turned, QUERY_BLOCK);
+                    let weights: Vec<_> = weights.chunks(wide).take(rows).collect();
+                    transpose(level, &weights, seen.min(len), &mut turned, QUERY_BLOCK);
                     let turned = RowsOf { data: &turned, stride: QUERY_BLOCK, rows: seen.min(len) };
                     for d in (0..lanes).step_by(PANEL) {
                         columns_to_panel(other.chunks_exact(dim), d, &mut panel);
@@ -207,6 +207,19 @@ impl Device {
     ) {
         let kv_heads = (dqkv.cols() / head_dim - transform.heads) / 2;
         let width = (transform.heads + kv_heads) * head_dim;
+        if dnorms.is_none() {
+            let Some(rope) = transform.rope else { return };
+            let out = dqkv.shared();
+            for chunk in chunks {
+                self.for_rows(chunk.len, &|t| {
+                    // SAFETY: one writer per row.
+                    let row = unsafe { out.part(chunk.row + t, 0, width) };
+                    row.chunks_exact_mut(head_dim).for_each(|d| rope.rotate_back(chunk.position + t, d));
+                });
+            }
+            return;
+        }
+        // The norms' gradients are sums over tokens, in their order.
         for chunk in chunks {
             for t in 0..chunk.len {
                 let row = chunk.row + t;

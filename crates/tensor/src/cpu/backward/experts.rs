@@ -4,12 +4,15 @@
 #![allow(unsafe_code)]
 
 use super::norm::dot;
+use super::vector::exp_less;
 use crate::buffer::Tensor;
 use crate::cpu::Device;
 use crate::cpu::experts::{Dispatch, Expert, Gating};
+use crate::cpu::isa::Level;
 use crate::cpu::matmul::Rows;
 use crate::cpu::matrix::PANEL;
 use crate::cpu::ops::Routing;
+use std::sync::Mutex;
 
 /// What a forward pass keeps for the gradient; rows are entries of the dispatch, sorted by expert.
 pub struct ExpertSaves {
@@ -25,29 +28,53 @@ impl ExpertSaves {
     /// Room for `entries` entries of networks `ffn` wide on `hidden_size` inputs.
     pub fn new(entries: usize, ffn: usize, hidden_size: usize) -> Self {
         Self {
-            gate_up: Tensor::zeros(entries, 2 * ffn.next_multiple_of(PANEL)),
-            hidden: Tensor::zeros(entries, ffn),
-            dy: Tensor::zeros(entries, hidden_size),
+            gate_up: Tensor::stale(entries, 2 * ffn.next_multiple_of(PANEL)),
+            hidden: Tensor::stale(entries, ffn),
+            dy: Tensor::stale(entries, hidden_size),
         }
     }
 }
 
-/// The gradient of `act(gate, up)`: replaces the pair by its gradient, given that of the result.
-fn gate_backward(gating: Gating, gate: &mut f32, up: &mut f32, dh: f32) {
-    let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
+/// What a gate's sigmoid is taken of, negated.
+fn negated_slope(gating: Gating, gate: f32) -> f32 {
+    match gating {
+        Gating::SwiGlu => -gate,
+        Gating::ClampedSwiGlu { alpha, limit } => -alpha * gate.min(limit),
+    }
+}
+
+/// The gradient of `act(gate, up)`: replaces the pair by its gradient, given that of the result; `s` is the gate's sigmoid.
+#[inline(always)]
+fn gate_backward(gating: Gating, s: f32, gate: &mut f32, up: &mut f32, dh: f32) {
     match gating {
         Gating::SwiGlu => {
-            let s = sigmoid(*gate);
             let silu = *gate * s;
             (*gate, *up) = (dh * *up * (s + silu * (1.0 - s)), dh * silu);
         }
         Gating::ClampedSwiGlu { alpha, limit } => {
             let (g, u) = (gate.min(limit), up.clamp(-limit, limit));
-            let s = sigmoid(alpha * g);
             let inside = (*gate <= limit, up.abs() <= limit);
             let dg = dh * (u + 1.0) * (s + alpha * g * s * (1.0 - s));
             (*gate, *up) = (if inside.0 { dg } else { 0.0 }, if inside.1 { dh * g * s } else { 0.0 });
         }
+    }
+}
+
+/// [`gate_backward`] of one entry: pairs of 16 gates and 16 ups.
+fn gates_backward(level: Level, gating: Gating, pairs: &mut [f32], dhidden: &[f32]) {
+    let gates = pairs.chunks_exact(2 * PANEL).flat_map(|pair| &pair[..PANEL]);
+    let mut sigmoids: Vec<f32> = gates.map(|gate| negated_slope(gating, *gate)).collect();
+    exp_less(level, &mut sigmoids, 0.0);
+    sigmoids.iter_mut().for_each(|s| *s = 1.0 / (1.0 + *s));
+    let lanes = sigmoids.chunks_exact(PANEL).zip(dhidden.chunks(PANEL));
+    for (pair, (s, dh)) in pairs.chunks_exact_mut(2 * PANEL).zip(lanes) {
+        let (gates, ups) = pair.split_at_mut(PANEL);
+        for (((gate, up), s), dh) in gates.iter_mut().zip(ups.iter_mut()).zip(s).zip(dh) {
+            gate_backward(gating, *s, gate, up, *dh);
+        }
+        // Lanes past the width of the network.
+        gates[dh.len()..].fill(0.0);
+        ups[dh.len()..].fill(0.0);
     }
 }
 
@@ -63,16 +90,19 @@ impl Device {
         saves: &mut ExpertSaves,
     ) {
         dweights.clear();
-        let k = routing.top_k;
-        dweights.extend((0..routing.experts.len()).map(|slot| dot(dout.row(slot / k), y.row(slot))));
-        let cols = dout.cols();
+        dweights.resize(routing.experts.len(), 0.0);
+        let of_slots: Vec<_> = dweights.iter_mut().map(Mutex::new).collect();
+        let (k, cols) = (routing.top_k, dout.cols());
         let shared = saves.dy.shared();
         self.for_rows(dispatch.slots.len(), &|entry| {
             let slot = dispatch.slots[entry] as usize;
-            let weight = routing.weights[slot];
+            let (weight, dout) = (routing.weights[slot], dout.row(slot / k));
+            if let Ok(mut dweight) = of_slots[slot].lock() {
+                **dweight = dot(dout, y.row(slot));
+            }
             // SAFETY: one writer per entry.
             let dy = unsafe { shared.part(entry, 0, cols) };
-            dy.iter_mut().zip(dout.row(slot / k)).for_each(|(dy, d)| *dy = weight * d);
+            dy.iter_mut().zip(dout).for_each(|(dy, d)| *dy = weight * d);
         });
     }
 
@@ -87,37 +117,44 @@ impl Device {
     ) {
         let Some(first) = experts.first() else { return };
         let (entries, ffn) = (dispatch.rows.len(), first.down.cols());
-        let mut dhidden = Tensor::zeros(entries, ffn);
+        let mut dhidden = Tensor::stale(entries, ffn);
         for (e, expert) in experts.iter().enumerate() {
             let transposed = self.transposed(&expert.down);
             self.matmul_rows(&transposed, &saves.dy, dispatch.entries(e), None, false, &mut dhidden);
             self.keep_spare(transposed);
         }
-        let cols = saves.gate_up.cols();
+        let (level, cols) = (self.level, saves.gate_up.cols());
         let shared = saves.gate_up.shared();
         self.for_rows(entries, &|entry| {
             // SAFETY: one writer per entry.
-            let row = unsafe { shared.part(entry, 0, cols) };
-            for (pair, dh) in row.chunks_exact_mut(2 * PANEL).zip(dhidden.row(entry).chunks(PANEL)) {
-                let (gates, ups) = pair.split_at_mut(PANEL);
-                for ((gate, up), dh) in gates.iter_mut().zip(ups.iter_mut()).zip(dh) {
-                    gate_backward(gating, gate, up, *dh);
-                }
-                // Lanes past the width of the network.
-                gates[dh.len()..].fill(0.0);
-                ups[dh.len()..].fill(0.0);
-            }
+            let pairs = unsafe { shared.part(entry, 0, cols) };
+            gates_backward(level, gating, pairs, dhidden.row(entry));
         });
-        let mut dentries = Tensor::zeros(entries, dx.cols());
+        let mut dentries = Tensor::stale(entries, dx.cols());
         for (e, expert) in experts.iter().enumerate() {
             let transposed = self.transposed(&expert.gate_up);
             self.matmul_rows(&transposed, &saves.gate_up, dispatch.entries(e), None, false, &mut dentries);
             self.keep_spare(transposed);
         }
-        // A row's entries in the order of experts: the sorted order.
-        for (entry, &row) in dispatch.rows.iter().enumerate() {
-            dx.row_mut(row as usize).iter_mut().zip(dentries.row(entry)).for_each(|(o, d)| *o += d);
-        }
+        self.scatter_add(dispatch, &dentries, dx);
+    }
+
+    /// Adds every entry to its row, those of a row in the order of experts: the sorted order.
+    fn scatter_add(&mut self, dispatch: &Dispatch, entries: &Tensor, dx: &mut Tensor) {
+        let mut order: Vec<u32> = (0..dispatch.rows.len() as u32).collect();
+        order.sort_by_key(|&entry| dispatch.rows[entry as usize]);
+        let of_rows: Vec<&[u32]> =
+            order.chunk_by(|&a, &b| dispatch.rows[a as usize] == dispatch.rows[b as usize]).collect();
+        let cols = dx.cols();
+        let dx = dx.shared();
+        self.for_rows(of_rows.len(), &|i| {
+            let row = dispatch.rows[of_rows[i][0] as usize] as usize;
+            // SAFETY: the entries of a row are one unit.
+            let dx = unsafe { dx.part(row, 0, cols) };
+            for &entry in of_rows[i] {
+                dx.iter_mut().zip(entries.row(entry as usize)).for_each(|(o, d)| *o += d);
+            }
+        });
     }
 
     /// The weight gradients of [`Device::expert_ffn`], added to `gradients`, after [`Device::expert_ffn_backward_input`].

@@ -3,6 +3,7 @@
 // One writer per row.
 #![allow(unsafe_code)]
 
+use super::vector::{exp_less, lane_sum};
 use crate::buffer::Tensor;
 use crate::cpu::Device;
 
@@ -15,6 +16,7 @@ impl Device {
     pub fn cross_entropy(&mut self, logits: &mut Tensor, targets: &[u32], scale: f32, losses: &mut [f32]) {
         let cols = logits.cols();
         assert!(targets.len() <= logits.rows() && losses.len() == targets.len());
+        let level = self.level;
         let logits = logits.shared();
         let losses: Vec<_> = losses.iter_mut().map(std::sync::Mutex::new).collect();
         self.for_rows(targets.len(), &|r| {
@@ -29,7 +31,7 @@ impl Device {
             let target = targets[r] as usize;
             let max = row.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x));
             let at_target = row[target] - max;
-            self_exp(row, max);
+            exp_less(level, row, max);
             let sum = lane_sum(row);
             **loss = sum.ln() - at_target;
             let factor = scale / sum;
@@ -37,19 +39,4 @@ impl Device {
             row[target] -= scale;
         });
     }
-}
-
-/// `x = e^(x - max)`.
-fn self_exp(row: &mut [f32], max: f32) {
-    row.iter_mut().for_each(|x| *x = (*x - max).exp());
-}
-
-/// The sum, eight running sums side by side.
-fn lane_sum(row: &[f32]) -> f32 {
-    let mut lanes = [0f32; 8];
-    let (chunks, rest) = row.as_chunks::<8>();
-    for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x);
-    }
-    lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()
 }

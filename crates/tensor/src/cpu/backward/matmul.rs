@@ -70,18 +70,14 @@ impl Device {
     pub(crate) fn transposed(&mut self, matrix: &Matrix) -> Matrix {
         let mut out = self.spare_matrix(matrix.cols(), matrix.rows());
         let (k, n) = (matrix.cols().next_multiple_of(Tensor::PAD), matrix.rows().next_multiple_of(Tensor::PAD));
-        let source = matrix.values();
+        let (source, level) = (matrix.values(), self.level);
         let panels: Vec<_> = out.values_mut().chunks_exact_mut(n * PANEL).map(Mutex::new).collect();
         self.pool.for_each(panels.len(), &|p, _| {
             let Ok(mut panel) = panels[p].lock() else { return };
             // Blocks of 16 outputs by 16 inputs, contiguous on both sides.
             for (from, to) in source.chunks_exact(k * PANEL).zip(panel.chunks_exact_mut(PANEL * PANEL)) {
-                let from = &from[p * PANEL * PANEL..][..PANEL * PANEL];
-                for i in 0..PANEL {
-                    for j in 0..PANEL {
-                        to[i * PANEL + j] = from[j * PANEL + i];
-                    }
-                }
+                let from: [&[f32]; PANEL] = std::array::from_fn(|j| &from[(p * PANEL + j) * PANEL..][..PANEL]);
+                transpose(level, &from, PANEL, to, PANEL);
             }
         });
         drop(panels);
@@ -125,6 +121,7 @@ impl Device {
         let mut scratch = std::mem::take(&mut self.weight_scratch);
         scratch.x.resize(inputs * stride, 0.0);
         scratch.dy.resize(panels * tokens * PANEL, 0.0);
+        let level = self.level;
         let input_blocks: Vec<_> = scratch.x.chunks_mut(64 * stride).map(Mutex::new).collect();
         let dy_panels: Vec<_> = scratch.dy.chunks_mut(tokens * PANEL).map(Mutex::new).collect();
         self.pool.for_each(input_blocks.len() + panels, &|unit, _| match unit.checked_sub(panels) {
@@ -136,12 +133,12 @@ impl Device {
             Some(block) => {
                 if let Ok(mut out) = input_blocks[block].lock() {
                     let cols = 64.min(inputs - block * 64);
-                    transpose((0..tokens).map(|i| &x.row(rows.get(i))[block * 64..]), cols, &mut out, stride);
+                    let columns: Vec<_> = (0..tokens).map(|i| &x.row(rows.get(i))[block * 64..]).collect();
+                    transpose(level, &columns, cols, &mut out, stride);
                 }
             }
         });
         drop((input_blocks, dy_panels));
-        let level = self.level;
         let padded = inputs.next_multiple_of(Tensor::PAD) * PANEL;
         let blocks = inputs.div_ceil(INPUT_BLOCK);
         let targets: Vec<_> = dw

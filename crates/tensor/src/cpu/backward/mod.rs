@@ -9,6 +9,7 @@ pub mod loss;
 pub mod matmul;
 pub mod norm;
 pub mod router;
+mod vector;
 
 // The one product that all of them are made of calls the microkernel over slices it has checked.
 #[allow(unsafe_code)]
@@ -68,24 +69,17 @@ mod product {
 }
 
 pub(crate) use product::{RowsOf, product};
+pub(crate) use vector::transpose;
 
 /// Columns `from..from + 16` of row-major rows as a panel: one line of 16 per row, zeros past `cols`.
 pub(crate) fn columns_to_panel<'a>(rows: impl Iterator<Item = &'a [f32]>, from: usize, panel: &mut [f32]) {
     for (line, row) in panel.as_chunks_mut::<16>().0.iter_mut().zip(rows) {
+        if let Some(whole) = row[from.min(row.len())..].first_chunk::<16>() {
+            *line = *whole;
+            continue;
+        }
         let have = row.len().saturating_sub(from).min(16);
         line[..have].copy_from_slice(&row[from..from + have]);
         line[have..].fill(0.0);
-    }
-}
-
-/// Writes the transpose of `rows` (each at least `cols` long): row c of `out`, `stride` apart, holds element c of each.
-pub(crate) fn transpose<'a>(rows: impl Iterator<Item = &'a [f32]>, cols: usize, out: &mut [f32], stride: usize) {
-    // Sixteen rows at a time: their elements of one column share a cache line of the output.
-    let rows: Vec<&[f32]> = rows.collect();
-    for (block, group) in rows.chunks(16).enumerate() {
-        for c in 0..cols {
-            let line = &mut out[c * stride + block * 16..][..group.len()];
-            line.iter_mut().zip(group).for_each(|(o, row)| *o = row[c]);
-        }
     }
 }

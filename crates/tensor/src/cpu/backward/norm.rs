@@ -8,6 +8,9 @@ use crate::cpu::Device;
 use crate::cpu::matrix::{Matrix, PANEL};
 use std::sync::Mutex;
 
+/// Columns of a norm's weight gradient that a unit sums.
+const COLUMNS: usize = 64;
+
 /// Sum of products, eight running sums side by side.
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0f32; 8];
@@ -54,12 +57,25 @@ impl Device {
 
     /// Adds to `dw` the weight gradient of [`Device::rms_norm`].
     pub fn rms_norm_backward_weight(&mut self, x: &Tensor, eps: f32, dy: &Tensor, rows: usize, dw: &mut [f32]) {
-        for r in 0..rows {
-            let scale = inverse_rms(x.row(r), eps);
-            for ((dw, x), d) in dw.iter_mut().zip(x.row(r)).zip(dy.row(r)) {
-                *dw += d * x * scale;
+        let mut scales = vec![0f32; rows];
+        let of_rows: Vec<_> = scales.iter_mut().map(Mutex::new).collect();
+        self.for_rows(rows, &|r| {
+            if let Ok(mut scale) = of_rows[r].lock() {
+                **scale = inverse_rms(x.row(r), eps);
             }
-        }
+        });
+        drop(of_rows);
+        // Each column's tokens in order, on one worker.
+        let columns: Vec<_> = dw.chunks_mut(COLUMNS).map(Mutex::new).collect();
+        self.pool.for_each(columns.len(), &|unit, _| {
+            let Ok(mut dw) = columns[unit].lock() else { return };
+            let range = unit * COLUMNS..unit * COLUMNS + dw.len();
+            for (r, scale) in scales.iter().enumerate() {
+                for ((dw, x), d) in dw.iter_mut().zip(&x.row(r)[range.clone()]).zip(&dy.row(r)[range.clone()]) {
+                    *dw += d * x * scale;
+                }
+            }
+        });
     }
 
     /// Adds the gradients of looked-up rows to the rows of `dtable`, tokens in order.
