@@ -39,7 +39,7 @@ pub struct Train {
     report: Option<PathBuf>,
 
     /// What an hour of the machine costs, in any currency, for the report
-    #[arg(long, value_name = "PER_HOUR", requires = "report", value_parser = price)]
+    #[arg(long, value_name = "PER_HOUR", requires = "report", value_parser = price, allow_negative_numbers = true)]
     price: Option<f64>,
 
     /// Put another value in place of the recipe's: section.key=value
