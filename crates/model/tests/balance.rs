@@ -58,11 +58,11 @@ fn bits(decoder: &Decoder, table: &ParameterTable) -> Vec<u32> {
 #[test]
 fn what_is_dropped_is_what_there_is_no_room_for() {
     let (decoder, table) = decoder(&config(false));
-    let (dropless, gradients) = run(&decoder, 2, Objective::default());
+    let (dropless, gradients) = run(&decoder, 1, Objective::default());
     assert_eq!(dropless.dropped, [0, 0]);
     // An even share of all choices is TOKENS * TOP_K / EXPERTS; with room for every token nothing changes, not even a bit.
     let enough = Objective { capacity: Some(EXPERTS as f32 / TOP_K as f32), ..Objective::default() };
-    let (roomy, same) = run(&decoder, 2, enough);
+    let (roomy, same) = run(&decoder, 1, enough);
     assert!(roomy.tokens == dropless.tokens && roomy.dropped == [0, 0]);
     assert_eq!(bits(&same, &table), bits(&gradients, &table));
     for factor in [0.01f32, 0.5, 0.9, 1.0, 1.3] {
@@ -86,7 +86,7 @@ fn what_is_dropped_is_what_there_is_no_room_for() {
 fn gradients_follow_finite_differences_where_choices_are_dropped() {
     let (mut decoder, table) = decoder(&config(true));
     let objective = Objective { capacity: Some(0.7), ..Objective::default() };
-    let (losses, gradients) = run(&decoder, 2, objective);
+    let (losses, gradients) = run(&decoder, 1, objective);
     assert!(losses.dropped.iter().all(|&dropped| dropped > 0));
     let mut checked = 0;
     for parameter in table.iter() {
@@ -104,7 +104,7 @@ fn gradients_follow_finite_differences_where_choices_are_dropped() {
             let mut moved = values.clone();
             moved[at] += step;
             assert!(decoder.write_parameter(parameter.id, &moved));
-            run(&decoder, 2, objective).0.tokens.iter().map(|&l| f64::from(l)).sum::<f64>()
+            run(&decoder, 1, objective).0.tokens.iter().map(|&l| f64::from(l)).sum::<f64>()
         };
         // A step may change an expert; then a smaller one does not.
         let agrees = [4e-3, 1e-3, 2.5e-4].into_iter().any(|step| {
@@ -125,7 +125,7 @@ fn a_bias_on_the_choice_evens_out_the_load() {
         let layer = |load: &Vec<u32>| load.iter().map(|&load| load.abs_diff(30)).sum::<u32>();
         losses.loads.iter().map(layer).sum()
     };
-    let (first, _) = run(&decoder, 2, Objective::default());
+    let (first, _) = run(&decoder, 1, Objective::default());
     let bias = |decoder: &Decoder| decoder.read_parameter(ParameterId::layer(Role::ChoiceBias, 1)).unwrap();
     assert_eq!(bias(&decoder), [0.0; EXPERTS]);
     let choices = |losses: &Losses| -> Vec<Vec<u64>> {
@@ -143,7 +143,7 @@ fn a_bias_on_the_choice_evens_out_the_load() {
     let mut last = first.clone();
     for _ in 0..200 {
         decoder.balance_choices(choices(&last).iter().map(Vec::as_slice), 0.01);
-        last = run(&decoder, 2, Objective::default()).0;
+        last = run(&decoder, 1, Objective::default()).0;
     }
     assert!(uneven(&last) * 3 < uneven(&first), "{:?} {:?}", first.loads, last.loads);
 }

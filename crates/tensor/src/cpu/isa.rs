@@ -186,15 +186,24 @@ mod avx2 {
             }
             fn transpose(r: [__m256; 8]) -> [__m256; 8] {{
                 // Pairs of lanes, then quarters, then halves.
-                let pairs = |a, b| (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
-                let ((a0, a1), (b0, b1)) = (pairs(r[0], r[1]), pairs(r[2], r[3]));
-                let ((c0, c1), (d0, d1)) = (pairs(r[4], r[5]), pairs(r[6], r[7]));
-                let quarters = |a, b| (_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
-                let ((e0, e1), (e2, e3)) = (quarters(a0, b0), quarters(a1, b1));
-                let ((f0, f1), (f2, f3)) = (quarters(c0, d0), quarters(c1, d1));
-                let low = |a, b| _mm256_permute2f128_ps::<0x20>(a, b);
-                let high = |a, b| _mm256_permute2f128_ps::<0x31>(a, b);
-                [low(e0, f0), low(e1, f1), low(e2, f2), low(e3, f3), high(e0, f0), high(e1, f1), high(e2, f2), high(e3, f3)]
+                let (a0, a1) = (_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpackhi_ps(r[0], r[1]));
+                let (b0, b1) = (_mm256_unpacklo_ps(r[2], r[3]), _mm256_unpackhi_ps(r[2], r[3]));
+                let (c0, c1) = (_mm256_unpacklo_ps(r[4], r[5]), _mm256_unpackhi_ps(r[4], r[5]));
+                let (d0, d1) = (_mm256_unpacklo_ps(r[6], r[7]), _mm256_unpackhi_ps(r[6], r[7]));
+                let (e0, e1) = (_mm256_shuffle_ps::<0x44>(a0, b0), _mm256_shuffle_ps::<0xee>(a0, b0));
+                let (e2, e3) = (_mm256_shuffle_ps::<0x44>(a1, b1), _mm256_shuffle_ps::<0xee>(a1, b1));
+                let (f0, f1) = (_mm256_shuffle_ps::<0x44>(c0, d0), _mm256_shuffle_ps::<0xee>(c0, d0));
+                let (f2, f3) = (_mm256_shuffle_ps::<0x44>(c1, d1), _mm256_shuffle_ps::<0xee>(c1, d1));
+                [
+                    _mm256_permute2f128_ps::<0x20>(e0, f0),
+                    _mm256_permute2f128_ps::<0x20>(e1, f1),
+                    _mm256_permute2f128_ps::<0x20>(e2, f2),
+                    _mm256_permute2f128_ps::<0x20>(e3, f3),
+                    _mm256_permute2f128_ps::<0x31>(e0, f0),
+                    _mm256_permute2f128_ps::<0x31>(e1, f1),
+                    _mm256_permute2f128_ps::<0x31>(e2, f2),
+                    _mm256_permute2f128_ps::<0x31>(e3, f3),
+                ]
             }}
             fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }

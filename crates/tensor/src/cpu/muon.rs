@@ -91,7 +91,7 @@ fn orthogonal(level: Level, x: Vec<f32>, rows: usize, cols: usize) -> Vec<f32> {
     for _ in 0..STEPS {
         let gram = times(level, &x, m, n, &|p, panel| {
             let rows: Vec<&[f32]> = x.chunks_exact(m).skip(p * PANEL).take(PANEL).collect();
-            transpose(level, &rows, m, panel, PANEL);
+            transpose(level, &rows, 0..m, panel, PANEL);
         });
         let square = times_columns_of(level, &gram, &gram, n);
         let polynomial: Vec<f32> = gram.iter().zip(&square).map(|(g, s)| b * g + c * s).collect();
@@ -105,7 +105,7 @@ fn orthogonal(level: Level, x: Vec<f32>, rows: usize, cols: usize) -> Vec<f32> {
 fn transposed(level: Level, x: &[f32], cols: usize) -> Vec<f32> {
     let rows: Vec<&[f32]> = x.chunks_exact(cols).collect();
     let mut out = vec![0.0; x.len()];
-    transpose(level, &rows, cols, &mut out, rows.len());
+    transpose(level, &rows, 0..cols, &mut out, rows.len());
     out
 }
 

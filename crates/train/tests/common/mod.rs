@@ -42,7 +42,7 @@ eval_samples = 2
 z = 1e-3
 
 [hardware]
-threads = 2
+threads = 1
 peak_gflops = 100
 "#;
 

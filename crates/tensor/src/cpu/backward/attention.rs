@@ -58,7 +58,7 @@ impl Head<'_> {
         let mut by_position = vec![0.0; positions * dim];
         for (p, panel) in by_position.chunks_exact_mut(dim * PANEL).enumerate() {
             let rows: Vec<_> = (p * PANEL..len.min((p + 1) * PANEL)).map(row).collect();
-            transpose(self.level, &rows, dim, panel, PANEL);
+            transpose(self.level, &rows, 0..dim, panel, PANEL);
         }
         let mut by_dimension = vec![0.0; dim.next_multiple_of(PANEL) * len];
         for (d, panel) in by_dimension.chunks_exact_mut(len * PANEL).enumerate() {
@@ -142,7 +142,7 @@ impl Head<'_> {
                 }
                 for (weights, other, out) in [(&ds, &q, &mut dk), (&p, &dout, &mut dv)] {
                     let weights: Vec<_> = weights.chunks(wide).take(rows).collect();
-                    transpose(level, &weights, seen.min(len), &mut turned, QUERY_BLOCK);
+                    transpose(level, &weights, 0..seen.min(len), &mut turned, QUERY_BLOCK);
                     let turned = RowsOf { data: &turned, stride: QUERY_BLOCK, rows: seen.min(len) };
                     for d in (0..lanes).step_by(PANEL) {
                         columns_to_panel(other.chunks_exact(dim), d, &mut panel);

@@ -77,7 +77,7 @@ impl Device {
             // Blocks of 16 outputs by 16 inputs, contiguous on both sides.
             for (from, to) in source.chunks_exact(k * PANEL).zip(panel.chunks_exact_mut(PANEL * PANEL)) {
                 let from: [&[f32]; PANEL] = std::array::from_fn(|j| &from[(p * PANEL + j) * PANEL..][..PANEL]);
-                transpose(level, &from, PANEL, to, PANEL);
+                transpose(level, &from, 0..PANEL, to, PANEL);
             }
         });
         drop(panels);
@@ -122,19 +122,19 @@ impl Device {
         scratch.x.resize(inputs * stride, 0.0);
         scratch.dy.resize(panels * tokens * PANEL, 0.0);
         let level = self.level;
+        let x_rows: Vec<&[f32]> = (0..tokens).map(|i| x.row(rows.get(i))).collect();
+        let dy_rows: Vec<&[f32]> = (0..tokens).map(|i| &dy.row(first + i)[..outputs]).collect();
         let input_blocks: Vec<_> = scratch.x.chunks_mut(64 * stride).map(Mutex::new).collect();
         let dy_panels: Vec<_> = scratch.dy.chunks_mut(tokens * PANEL).map(Mutex::new).collect();
         self.pool.for_each(input_blocks.len() + panels, &|unit, _| match unit.checked_sub(panels) {
             None => {
                 if let Ok(mut panel) = dy_panels[unit].lock() {
-                    columns_to_panel((0..tokens).map(|i| &dy.row(first + i)[..outputs]), unit * PANEL, &mut panel);
+                    columns_to_panel(dy_rows.iter().copied(), unit * PANEL, &mut panel);
                 }
             }
             Some(block) => {
                 if let Ok(mut out) = input_blocks[block].lock() {
-                    let cols = 64.min(inputs - block * 64);
-                    let columns: Vec<_> = (0..tokens).map(|i| &x.row(rows.get(i))[block * 64..]).collect();
-                    transpose(level, &columns, cols, &mut out, stride);
+                    transpose(level, &x_rows, block * 64..inputs.min(block * 64 + 64), &mut out, stride);
                 }
             }
         });

@@ -1,9 +1,10 @@
 //! Loops over slices that several gradients share.
 
-// Vector loads and stores over slices that were just cut.
-#![allow(unsafe_code)]
+// Vector loads and stores over slices that were just cut, in loops over indices: a closure would not be compiled with the instruction set.
+#![allow(unsafe_code, clippy::needless_range_loop)]
 
 use crate::cpu::isa::{self, Isa, Kernel, Level, exp};
+use std::ops::Range;
 
 /// Vector lanes.
 const LANES: usize = 8;
@@ -48,7 +49,7 @@ pub(crate) fn lane_sum(row: &[f32]) -> f32 {
 
 struct Transpose<'a> {
     rows: &'a [&'a [f32]],
-    cols: usize,
+    cols: Range<usize>,
     out: &'a mut [f32],
     stride: usize,
 }
@@ -57,40 +58,45 @@ impl Kernel for Transpose<'_> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let Self { rows, cols, out, stride } = self;
-        let whole = cols / LANES * LANES;
+        let whole = cols.start..cols.start + cols.len() / LANES * LANES;
         // Sixteen rows at a time: their elements of one column share a cache line of the output.
         for (block, group) in rows.chunks(2 * LANES).enumerate() {
-            for c in (0..whole).step_by(LANES) {
+            for c in whole.clone().step_by(LANES) {
+                let line = (c - cols.start) * stride;
                 for (half, rows) in group.chunks(LANES).enumerate() {
                     let to = block * 2 * LANES + half * LANES;
-                    let Ok(rows) = <&[&[f32]; LANES]>::try_from(rows) else {
-                        scalar(rows, c..c + LANES, out, stride, to);
+                    if rows.len() < LANES {
+                        scalar(rows, c..c + LANES, &mut out[line..], stride, to);
                         continue;
-                    };
+                    }
                     // SAFETY: slices of eight elements.
                     unsafe {
-                        let turned = I::transpose(rows.map(|row| I::load(row[c..c + LANES].as_ptr())));
-                        for (i, lanes) in turned.into_iter().enumerate() {
-                            I::store(out[(c + i) * stride + to..][..LANES].as_mut_ptr(), lanes);
+                        let mut turned = [I::splat(0.0); LANES];
+                        for i in 0..LANES {
+                            turned[i] = I::load(rows[i][c..c + LANES].as_ptr());
+                        }
+                        turned = I::transpose(turned);
+                        for i in 0..LANES {
+                            I::store(out[line + i * stride + to..][..LANES].as_mut_ptr(), turned[i]);
                         }
                     }
                 }
             }
-            scalar(group, whole..cols, out, stride, block * 2 * LANES);
+            scalar(group, whole.end..cols.end, &mut out[whole.len() * stride..], stride, block * 2 * LANES);
         }
     }
 }
 
-/// Columns `cols` of `rows` to places `to..` of rows of `out`.
-fn scalar(rows: &[&[f32]], cols: std::ops::Range<usize>, out: &mut [f32], stride: usize, to: usize) {
-    for c in cols {
-        let line = &mut out[c * stride + to..][..rows.len()];
+/// Columns `cols` of `rows` to places `to..` of the rows of `out`.
+fn scalar(rows: &[&[f32]], cols: Range<usize>, out: &mut [f32], stride: usize, to: usize) {
+    for (i, c) in cols.enumerate() {
+        let line = &mut out[i * stride + to..][..rows.len()];
         line.iter_mut().zip(rows).for_each(|(o, row)| *o = row[c]);
     }
 }
 
-/// Writes the transpose of `rows` (each at least `cols` long): row c of `out`, `stride` apart, holds element c of each.
-pub(crate) fn transpose(level: Level, rows: &[&[f32]], cols: usize, out: &mut [f32], stride: usize) {
+/// Writes the transpose of columns `cols` of `rows`: row c of `out`, `stride` apart, holds element `cols.start + c` of each.
+pub(crate) fn transpose(level: Level, rows: &[&[f32]], cols: Range<usize>, out: &mut [f32], stride: usize) {
     // SAFETY: the level was detected by the device.
     unsafe { isa::run(level, Transpose { rows, cols, out, stride }) };
 }
@@ -107,7 +113,10 @@ mod tests {
             for level in [Level::detect(), Level::Portable] {
                 let stride = rows + 3;
                 let mut out = vec![-1.0; cols * stride];
-                transpose(level, &slices, cols, &mut out, stride);
+                transpose(level, &slices, 0..cols, &mut out, stride);
+                let mut last = vec![-1.0; stride];
+                transpose(level, &slices, cols - 1..cols, &mut last, stride);
+                assert_eq!(last, out[(cols - 1) * stride..]);
                 for (c, line) in out.chunks(stride).enumerate() {
                     assert!((0..rows).all(|r| line[r] == data[r * cols + c]) && line[rows..] == [-1.0; 3]);
                 }
