@@ -210,6 +210,9 @@ impl BlockTables {
     }
 
     /// The blocks of a sequence in a group, by position divided by the positions of a block.
+    ///
+    /// # Panics
+    /// If no plan that was followed has a chunk of the request's slot.
     pub fn table(&self, request: RequestId, group: usize) -> &[u32] {
         &self.tables[request.slot() * self.groups + group]
     }

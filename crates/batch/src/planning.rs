@@ -29,17 +29,13 @@ enum Visit {
     Done,
     /// It gave up its blocks.
     Yielded,
-    /// It waits for blocks of less urgent sequences that are in flight: nothing less urgent is planned, so that these come free.
-    Starved,
 }
 
 /// Who gives blocks to a sequence that needs one.
 enum Giver {
     Other(u32),
     Itself,
-    /// Those who would are in flight from earlier steps.
-    InFlight,
-    /// Those who would are part of this step.
+    /// Those who would are in flight: it waits until they are not.
     Nobody,
 }
 
@@ -97,7 +93,6 @@ impl Scheduler {
                 Visit::Done if step.short => at = self.place(slot) + 1,
                 Visit::Done => at += 1,
                 Visit::Yielded => at = self.place(slot),
-                Visit::Starved => break,
             }
         }
     }
@@ -129,7 +124,6 @@ impl Scheduler {
                     self.preempt(slot);
                     return Visit::Yielded;
                 }
-                Giver::InFlight => return Visit::Starved,
                 Giver::Nobody => return Visit::Done,
             }
         }
@@ -280,10 +274,10 @@ impl Scheduler {
             let sequence = &self.sequences[slot as usize];
             (Reverse(sequence.rank.class), sequence.computed, Reverse(sequence.rank.number))
         };
-        let (asker, place) = (order(slot), self.place(slot));
+        let asker = order(slot);
         let mut least = (asker, slot);
-        let (mut earlier_step, mut this_step) = (false, false);
-        for (at, &other) in self.running.iter().enumerate().rev() {
+        let mut busy = false;
+        for &other in self.running.iter().rev() {
             let key = order(other);
             if key.0 > least.0.0 {
                 break;
@@ -292,16 +286,14 @@ impl Scheduler {
                 continue;
             }
             if self.sequences[other as usize].in_flight > 0 {
-                // Behind the asker nothing is planned yet in this step.
-                *(if at > place { &mut earlier_step } else { &mut this_step }) = true;
+                busy = true;
             } else if key < least.0 && self.sequences[other as usize].held.iter().any(|h| !h.table.is_empty()) {
                 least = (key, other);
             }
         }
         match least.1 {
             other if other != slot => Giver::Other(other),
-            _ if earlier_step => Giver::InFlight,
-            _ if this_step => Giver::Nobody,
+            _ if busy => Giver::Nobody,
             _ => Giver::Itself,
         }
     }

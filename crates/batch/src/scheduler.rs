@@ -38,9 +38,9 @@ pub struct Totals {
     pub rows: u64,
     /// Tokens generated.
     pub generated: u64,
-    /// Known tokens of admitted sequences, and how many of them the prefix cache held.
+    /// Known tokens of sequences when they were admitted.
     pub looked_up: u64,
-    /// Known tokens that the prefix cache held when their sequence was admitted.
+    /// How many of these the prefix cache held.
     pub found: u64,
     /// Times that a sequence gave up its blocks.
     pub preemptions: u64,

@@ -200,6 +200,17 @@ fn the_lowest_priority_yields_then_the_least_computed() {
     }
 }
 
+/// Both grow at the same pace, and the first in order takes the last block.
+#[test]
+fn who_has_computed_more_waits_and_does_not_yield() {
+    let mut world = world(Config { step_tokens: 64, ..plain(11) });
+    let less = world.submit(request(4, 1, 20)).unwrap();
+    let more = world.submit(request(20, 2, 20)).unwrap();
+    world.drain();
+    let preemptions = |id| world.requests[&id].ended.unwrap().preemptions;
+    assert!(preemptions(less) > 0 && preemptions(more) == 0);
+}
+
 /// A request of low priority under a load of urgent ones that never ends: it starts as soon as those are through that came while
 /// its age was worth less than the difference.
 #[test]

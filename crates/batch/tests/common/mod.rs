@@ -133,8 +133,13 @@ impl World {
 
     /// Plans a step if there is one. Returns whether there was.
     pub fn plan(&mut self) -> bool {
+        let preemptions = self.scheduler.totals().preemptions;
         let plan = self.scheduler.plan(self.now);
         self.scheduler.check().unwrap();
+        if self.scheduler.totals().preemptions > preemptions {
+            let admitted = plan.iter().flat_map(|p| &p.chunks).any(|c| c.fresh);
+            assert!(!admitted, "one sequence was admitted while another gave up its blocks");
+        }
         self.collect();
         let Some(plan) = plan else {
             assert!(
