@@ -27,7 +27,7 @@ impl Attention {
     ) -> AttentionTape {
         let rows = normed.rows();
         let mut qkv = Tensor::stale(rows, self.qkv.rows());
-        let mut attended = Tensor::zeros(rows, self.output.cols());
+        let mut attended = Tensor::stale(rows, self.output.cols());
         device.matmul(&self.qkv, normed, rows, self.qkv_bias.as_deref(), false, &mut qkv);
         let raw = self.qk_norms.is_some().then(|| device.copy(&qkv));
         device.store_kv(cache, 0, &self.transform(decoder), chunks, &mut qkv);
@@ -53,7 +53,7 @@ impl Attention {
         let (rows, config) = (dout.rows(), &decoder.config);
         let mut dattended = Tensor::stale(rows, self.output.cols());
         device.matmul_backward_input(&self.output, dout, rows, false, &mut dattended);
-        let mut dqkv = Tensor::zeros(rows, self.qkv.rows());
+        let mut dqkv = Tensor::stale(rows, self.qkv.rows());
         let dsinks = gradient.sinks.as_deref_mut().unwrap_or_default();
         let spec = self.spec(config.heads);
         device.attention_backward(

@@ -109,7 +109,7 @@ impl FeedForward {
         let rows = normed.rows();
         let (mut routing, mut dispatch) = (Routing::default(), Dispatch::default());
         let logits = self.router.as_ref().map(|router| {
-            let mut logits = Tensor::zeros(rows, self.experts.len());
+            let mut logits = Tensor::stale(rows, self.experts.len());
             device.matmul(&router.weight, normed, rows, router.bias.as_deref(), false, &mut logits);
             device.route(&logits, self.experts.len(), rows, router.choice(), &mut routing);
             logits
@@ -125,7 +125,10 @@ impl FeedForward {
         let dropped = limit.map_or(0, |limit| dispatch.limit(limit));
         let entries = routing.experts.len();
         let mut saves = ExpertSaves::new(entries, self.experts[0].down.cols(), normed.cols());
-        let mut y = Tensor::zeros(entries, normed.cols());
+        let mut y = match dropped {
+            0 => Tensor::stale(entries, normed.cols()),
+            _ => Tensor::zeros(entries, normed.cols()),
+        };
         device.expert_ffn_saving(&self.experts, self.gating, &dispatch, normed, &mut saves, &mut y);
         device.combine(&routing, &y, rows, residual);
         FfnTape { logits, routing, dispatch, dropped, saves, y }

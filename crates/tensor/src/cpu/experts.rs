@@ -355,7 +355,11 @@ impl Activated {
             let mut values = [0f32; PANEL];
             self.pair(gate_up, bias, pair, &mut values);
             // SAFETY: units have different entries or columns.
-            unsafe { hidden.part(self.entry, from, width) }.copy_from_slice(&values[..width]);
+            let hidden = unsafe { hidden.part(self.entry, from, width) };
+            match hidden.first_chunk_mut() {
+                Some(whole) => *whole = values,
+                None => hidden.copy_from_slice(&values[..width]),
+            }
         }
     }
 

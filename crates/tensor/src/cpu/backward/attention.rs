@@ -112,8 +112,10 @@ impl Head<'_> {
                 let rows = QUERY_BLOCK.min(len - first);
                 // Positions beyond the last query of the block are masked for all of it.
                 let seen = (first + rows).next_multiple_of(PANEL);
-                let block = |tensor: &Tensor| -> Vec<f32> {
-                    (first..first + rows).flat_map(|t| self.slice(tensor, t, column).iter().copied()).collect()
+                let block = |tensor: &Tensor| {
+                    let mut out = Vec::with_capacity(rows * dim);
+                    (first..first + rows).for_each(|t| out.extend_from_slice(self.slice(tensor, t, column)));
+                    out
                 };
                 let (q, dout) = (block(self.qkv), block(self.dout));
                 let of = |data| RowsOf { data, stride: dim, rows };

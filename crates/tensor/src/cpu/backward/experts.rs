@@ -62,8 +62,10 @@ fn gate_backward(gating: Gating, s: f32, gate: &mut f32, up: &mut f32, dh: f32) 
 
 /// [`gate_backward`] of one entry: pairs of 16 gates and 16 ups.
 fn gates_backward(level: Level, gating: Gating, pairs: &mut [f32], dhidden: &[f32]) {
-    let gates = pairs.chunks_exact(2 * PANEL).flat_map(|pair| &pair[..PANEL]);
-    let mut sigmoids: Vec<f32> = gates.map(|gate| negated_slope(gating, *gate)).collect();
+    let mut sigmoids = vec![0f32; pairs.len() / 2];
+    for (pair, sigmoids) in pairs.chunks_exact(2 * PANEL).zip(sigmoids.chunks_exact_mut(PANEL)) {
+        sigmoids.iter_mut().zip(pair).for_each(|(s, gate)| *s = negated_slope(gating, *gate));
+    }
     exp_less(level, &mut sigmoids, 0.0);
     sigmoids.iter_mut().for_each(|s| *s = 1.0 / (1.0 + *s));
     let lanes = sigmoids.chunks_exact(PANEL).zip(dhidden.chunks(PANEL));
