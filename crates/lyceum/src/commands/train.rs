@@ -39,7 +39,7 @@ pub struct Train {
     report: Option<PathBuf>,
 
     /// What an hour of the machine costs, in any currency, for the report
-    #[arg(long, value_name = "PER_HOUR", requires = "report", value_parser = price, allow_negative_numbers = true)]
+    #[arg(long, value_name = "PER_HOUR", value_parser = price, allow_negative_numbers = true)]
     price: Option<f64>,
 
     /// Put another value in place of the recipe's: section.key=value
@@ -62,6 +62,9 @@ pub struct Train {
 impl Train {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
+        if self.price.is_some() && self.report.is_none() {
+            return Err(misuse("--price is for the report: give --report with the folder of a run"));
+        }
         let path = match (&self.report, &self.recipe) {
             (Some(run), _) => return self.report(run),
             (None, Some(recipe)) => recipe,
