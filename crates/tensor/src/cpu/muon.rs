@@ -25,7 +25,7 @@ pub struct Muon {
     pub gradient_scale: f32,
 }
 
-/// One tensor of f32 matrices, values in the order of panels ([`super::Matrix::values`]).
+/// One tensor of f32 matrices, values in the order of panels ([`super::matrix::Matrix::values`]).
 pub struct MuonTensor<'a> {
     /// Weights, updated.
     pub weights: &'a mut [f32],
