@@ -88,7 +88,7 @@ fn misuse_is_told_before_any_work() {
     fails(collect(&["--profile", "poem"]), 2, &["poem", "docs"]);
     fails(collect(&["--scripts", "Elvish"]), 2, &["Elvish", "Latin"]);
     fails(collect(&["--decontaminate", "/no/such.jsonl"]), 1, &["/no/such.jsonl"]);
-    fails(collect(&["--cargo=/no/such/Cargo.lock"]), 1, &["/no/such/Cargo.lock"]);
+    fails(collect(&["--cargo=/no/such/Cargo.lock"]), 1, &["/no/such/Cargo.lock", "--cargo=PATH"]);
     fails(run(args!["data", "collect", "--out", out]), 2, &["PATH"]);
     fails(run(args!["data", "collect", "/no/such/folder", "--out", out]), 1, &["/no/such/folder"]);
     fs::write(input.join("e.jsonl"), "{\"body\": \"x\"}\n").unwrap();

@@ -10,7 +10,7 @@ use data::corpus::Step;
 use data::dedup::Copies;
 use data::filters::RULES;
 use data::sources::{Cargo, From, Kind, ReadOptions, Source};
-use miette::{IntoDiagnostic, Result};
+use miette::{IntoDiagnostic, Result, miette};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -112,6 +112,9 @@ impl Collect {
     fn sources(&self) -> Result<Vec<Source>> {
         let mut sources: Vec<_> = self.paths.iter().map(|path| source(path)).collect();
         if let Some(lock) = &self.cargo {
+            if !lock.is_file() {
+                return Err(miette!(help = "name one with --cargo=PATH", "--cargo finds no {}", lock.display()));
+            }
             let cargo = Cargo::new(lock).map_err(explain)?;
             let part = |kind: Kind| Source { name: kind.name().into(), from: From::Cargo(cargo.clone(), kind) };
             sources.extend([part(Kind::Code), part(Kind::Docs)]);
