@@ -3,6 +3,8 @@
 pub mod bench;
 pub mod compare;
 pub mod generate;
+pub mod grammar;
+pub mod live;
 pub mod perplexity;
 pub mod runner;
 pub mod sampling;
