@@ -75,6 +75,24 @@ CODE = "    match n {\n        0 | 1 => n as u64,\n        _ => fibonacci(n - 1)
 GAP = "    for &number in numbers {\n        if best.is_none_or(|known| number > known) {\n            best = Some(number);\n        }\n    }\n"
 
 
+OPENAPI = {
+    "openapi": "3.1.0",
+    "info": {"title": "Fake", "description": "An API that *pretends*. <script>window.attacked = 1</script>"},
+    "paths": {
+        "/v1/things": {"post": {
+            "tags": ["Things"], "summary": "Makes a thing", "parameters": [{"name": "dry", "in": "query", "schema": {"type": "boolean"}}],
+            "requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Thing"}}}},
+            "responses": {"200": {"description": "It is made", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Thing"}}}}},
+        }},
+    },
+    "components": {"schemas": {"Thing": {"description": "A thing.", "required": ["name"], "properties": {
+        "name": {"type": "string", "description": "What it is `called`."},
+        "parts": {"type": ["array", "null"], "items": {"$ref": "#/components/schemas/Thing"}},
+        "colour": {"oneOf": [{"type": "null"}, {"enum": ["red", "blue"]}]},
+    }}}},
+}
+
+
 def pieces(text):
     """Text in what could be tokens."""
     return [text[at : at + 3] for at in range(0, len(text), 3)]
@@ -83,9 +101,10 @@ def pieces(text):
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address, key=None):
+    def __init__(self, address, key=None, model=None):
         super().__init__(address, Handler)
         self.key = key
+        self.model = {"id": "fake-mixture", "object": "model", "created": 0, "owned_by": "test"} | (model or {})
         self.requests = []  # bodies of the API's requests, oldest first
         self.departed = 0  # clients that left before their stream ended
         self.started = time.monotonic()
@@ -151,7 +170,8 @@ class FakeEngine:
                 "tokens_in": sums["tokens_in"], "tokens_out": sums["tokens_out"],
                 "expert_tokens": [[round(bias * sums["rows"]) for bias in layer] for layer in self.bias],
                 "spent": {"scheduling": 0.01 * self.at, "draft": 0.1 * self.at, "model": 0.86 * self.at, "sampling": 0.02 * self.at, "text": 0.01 * self.at},
-                "recent": list(self.recent),
+                "recent": list(self.recent), "goodput": {"sequences": 80, "fast": [79, 41]},
+                "context": 8192, "weight_bytes": 3 << 29, "kv_bytes": 1 << 28,
             }
 
 
@@ -161,14 +181,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = self.path.split("?")[0]
-        if path == "/":
-            self.send_page("index.html")
+        if path in ("/", "/docs"):
+            self.send_page("docs.html" if path == "/docs" else "index.html")
         elif path.startswith("/assets/"):
             self.send_page(path.removeprefix("/assets/"))
         elif self.refused():
             pass
         elif path == "/v1/models":
-            self.send_json({"object": "list", "data": [{"id": "fake-mixture", "object": "model", "created": 0, "owned_by": "test"}]})
+            self.send_json({"object": "list", "data": [self.server.model]})
+        elif path == "/openapi.json":
+            self.send_json(OPENAPI)
         elif path == "/api/live":
             self.send_json(self.server.engine.stats(time.monotonic() - self.server.started))
         else:

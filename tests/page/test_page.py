@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "crates/serve/page"
 MODEL = ROOT / "tests/fixtures/models/qwen3_moe_bpe"
 DESKTOP, PHONE = (1280, 860), (390, 844)
-PATIENCE = 20  # seconds until something that must happen counts as failed; a busy machine is slow
+PATIENCE = 60  # seconds until something that must happen counts as failed; a busy machine is slow
 
 options = None  # the command line's
 
@@ -122,9 +122,9 @@ class PageTest(unittest.TestCase):
         return self.find("#send").get_attribute("aria-label") == "Stop"
 
     def answered(self, text):
+        before = len(self.all(".answer:not(:empty)"))
         self.send(text)
-        self.until(self.is_writing, "the answer begins")
-        self.until(lambda: not self.is_writing(), "the answer ends")
+        self.until(lambda: len(self.all(".answer:not(:empty)")) > before and not self.is_writing(), "an answer comes and ends")
         return self.all(".answer")[-1]
 
     def sideways(self):
@@ -391,6 +391,18 @@ class Completion(WithFake):
         self.until(lambda: len(self.server.requests) == 2, "it is asked again")
 
 
+    def test_a_model_that_cannot_chat_or_fill_gaps(self):
+        server = fake_server.Server(("127.0.0.1", 0), model={"chat": False, "fill_in_the_middle": False})
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        self.open(server=f"http://127.0.0.1:{server.server_port}")
+        self.until(lambda: self.find("#complete").is_displayed(), "the page shows what the model can do")
+        self.assertFalse(self.find("[value=fill]").is_enabled())
+        self.find(".top [href='#chat']").click()
+        self.assertIn("no chat template", self.text("#welcome-about"))
+
+
 class Errors(WithFake):
     def test_errors_are_sentences(self):
         for prompt, said in {
@@ -468,7 +480,7 @@ class Engine(WithFake):
             import('./assets/live.js').then(({ quantile, readSnapshot, since, History, rate }) => {
                 const histogram = { bounds: [1, 2, 4], counts: [10, 10, 20, 0] };
                 const history = new History();
-                for (const [uptime, tokens_out] of [[10, 100], [11, 120], [{ secs: 12, nanos: 0 }, 160], [3, 1]]) {
+                for (const [uptime, tokens_out] of [[10, 100], [11, 120], [12, 160], [3, 1]]) {
                     history.add(readSnapshot({ uptime, tokens_out }));
                     if (history.snapshots.length === 3) var rates = history.changes(rate(now => now.tokensOut));
                 }
@@ -492,6 +504,22 @@ class Engine(WithFake):
         before = asked()
         time.sleep(2.2)
         self.assertEqual(asked(), before)
+
+
+class Docs(WithFake):
+    def test_the_description_is_shown(self):
+        self.driver.get(f"{self.url}/docs")
+        self.until(lambda: self.all("#operations details"), "operations are listed")
+        self.assertIsNone(self.js("return window.attacked ?? null"))
+        self.find("#operations summary").click()
+        self.assertIn("Makes a thing", self.text("#operations"))
+        self.find("#operations a[href='#schema-Thing']").click()
+        self.until(lambda: self.find("#schema-Thing").get_attribute("open"), "the link opens the object")
+        cells = [element.text for element in self.all("#schema-Thing td")]
+        self.assertEqual(cells, ["name required", "string", "What it is called.", "parts", "list of Thing or null", "", "colour", 'null or "red", "blue"', ""])
+        self.shoot("docs")
+        resize(self.driver, PHONE)
+        self.assertEqual(self.sideways(), 0)
 
 
 class Looks(WithFake):

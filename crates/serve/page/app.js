@@ -64,7 +64,7 @@ async function learnModel() {
     choice.value = model;
     choice.hidden = names.length < 2;
     byId("model-name").hidden = names.length > 1;
-    showModel();
+    showModel(models.find(({ id }) => id === model));
   } catch (error) {
     byId("model-name").textContent = "";
     byId("welcome-about").textContent = error.message;
@@ -72,10 +72,17 @@ async function learnModel() {
   }
 }
 
-function showModel() {
-  byId("model-name").textContent = model;
-  byId("model-name").title = model;
-  byId("welcome-about").textContent = `${model} answers, from the server at ${location.host}.`;
+/** Says which model answers, and leads to what it can do: `chat` and `fill_in_the_middle` are false where the server knows that it cannot. */
+function showModel({ id, chat: chats, fill_in_the_middle: fills }) {
+  model = id;
+  byId("model-name").textContent = id;
+  byId("model-name").title = id;
+  byId("welcome-about").textContent = chats === false
+    ? `${id} has no chat template. It continues texts: see Complete.`
+    : `${id} answers, from the server at ${location.host}.`;
+  byId("suggestions").hidden = chats === false;
+  completion.allowFilling(fills !== false);
+  if (chats === false && !location.hash) location.replace("#complete");
 }
 
 // Light and dark
@@ -123,9 +130,8 @@ function startDialogs() {
     engine.retry();
   });
   byId("model-choice").addEventListener("change", (event) => {
-    model = event.target.value;
-    remember("model", model);
-    showModel();
+    remember("model", event.target.value);
+    learnModel();
   });
   // A click beside a dialog closes it.
   for (const dialog of document.querySelectorAll("dialog")) {

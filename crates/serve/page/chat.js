@@ -81,7 +81,7 @@ class Conversation {
     const messages = this.#messages.map(({ role, content }) => ({ role, content }));
     const system = systemPrompt();
     if (system) messages.unshift({ role: "system", content: system });
-    const body = { model: this.#page.model() ?? "", messages, ...sampling() };
+    const body = { model: this.#page.model() ?? undefined, messages, ...sampling() };
 
     const message = { role: "assistant", content: "", note: "", ended: null };
     const element = this.#add(message);
@@ -134,13 +134,11 @@ class Conversation {
     const last = this.#messages.findLast(({ role }) => role === "user")?.content ?? "";
     if (failure.lacksTemplate) {
       actions.push(el("button", { type: "button", class: "primary", click: () => this.#page.complete(last) }, "Continue the text instead"));
-    } else {
-      if (failure.wantsKey) {
-        actions.push(el("button", { type: "button", class: "primary", click: () => this.#page.askKey() }, "Enter an API key"));
-        this.#page.askKey();
-      }
-      actions.push(el("button", { type: "button", click: () => this.#retry(element) }, "Try again"));
+    } else if (failure.wantsKey) {
+      actions.push(el("button", { type: "button", class: "primary", click: () => this.#page.askKey() }, "Enter an API key"));
+      this.#page.askKey();
     }
+    actions.push(el("button", { type: "button", click: () => this.#retry(element) }, "Try again"));
     element.querySelector(".trouble").replaceChildren(errorNotice(failure, ...actions));
   }
 

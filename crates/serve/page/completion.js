@@ -55,7 +55,7 @@ export function startCompletion(page) {
       return;
     }
     const given = (last = { prefix: prefix.value, suffix: fills() ? suffix.value : "", text: "" });
-    const body = { model: page.model() ?? "", prompt: given.prefix, max_tokens: usual, ...sampling() };
+    const body = { model: page.model() ?? undefined, prompt: given.prefix, max_tokens: usual, ...sampling() };
     if (fills()) body.suffix = given.suffix;
     const abort = (running = new AbortController());
     showResult();
@@ -118,6 +118,14 @@ export function startCompletion(page) {
   return {
     stop: () => running?.abort(),
     focus: () => matchMedia("(pointer: fine)").matches && prefix.focus(),
+    /** Whether the model can fill gaps. */
+    allowFilling(can) {
+      const [, fill] = form.elements.mode;
+      fill.disabled = !can;
+      fill.parentElement.title = can ? "" : "This model was not trained to fill gaps";
+      if (!can && fills()) form.elements.mode.value = "continue";
+      showMode();
+    },
     /** Puts a text there to be continued. */
     offer(text) {
       form.elements.mode.value = "continue";

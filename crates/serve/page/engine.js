@@ -131,12 +131,18 @@ class EngineView {
     this.#tile("Between tokens", showSeconds(quantile(between, 0.5)), `99%: ${showSeconds(quantile(between, 0.99))}`);
     this.#tile("Prefix cache", showShare(ratio(last.found, last.lookedUp)), "of prompt tokens found");
     if (last.drafted > 0) this.#tile("Speculation", showShare(ratio(last.accepted, last.drafted)), `of ${show(last.drafted)} drafted tokens accepted`);
+    if (last.answers > 0) {
+      const [read, skim] = last.readable.map((count) => showShare(count / last.answers));
+      this.#tile("Fast enough to read", read ?? "–", `of answers at 8.3 tokens/s; ${skim ?? "–"} at 33.3, to skim`);
+    }
     const times = Object.values(last.spent).filter((value) => typeof value === "number");
     const whole = times.reduce((sum, value) => sum + value, 0);
     if (whole > 0) {
       const inModels = (last.spent.model ?? 0) + (last.spent.draft ?? 0);
       this.#tile("Beside the model", showShare((whole - inModels) / whole), "of step time: scheduling, sampling, text");
     }
+    if (last.weightBytes) this.#tile("Memory", bytes(last.weightBytes + last.kvBytes), `weights ${bytes(last.weightBytes)}, K/V ${bytes(last.kvBytes)}`);
+    if (last.context) this.#tile("Context", `${show(last.context)} tokens`, "of prompt and answer together");
     this.#tile("Up", duration(last.at), `${show(last.steps)} steps, ${show(last.preemptions)} preemptions`);
   }
 
@@ -207,6 +213,10 @@ function summarise(rows) {
   }
   const idlers = idle ? `${idle} ${idle === 1 ? "expert" : "experts"} had no token` : "every expert had tokens";
   return `Busiest: layer ${busiest.index}, expert ${busiest.expert}, ${show(busiest.value)} times the even share; ${idlers}.`;
+}
+
+function bytes(count) {
+  return count >= 2 ** 30 ? `${show(count / 2 ** 30)} GiB` : `${show(count / 2 ** 20)} MiB`;
 }
 
 function duration(seconds) {

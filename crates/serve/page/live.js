@@ -10,7 +10,10 @@ export const memory = 300;
 export function readSnapshot(json) {
   const totals = json.totals ?? {};
   return {
-    at: readSeconds(json.uptime),
+    at: json.uptime ?? 0, // seconds
+    context: json.context ?? 0, // tokens
+    weightBytes: json.weight_bytes ?? 0,
+    kvBytes: json.kv_bytes ?? 0,
     waiting: json.waiting ?? 0,
     running: json.running ?? 0,
     groups: (json.occupancy ?? []).map(({ free = 0, cached = 0, owned = 0 }) => ({ free, cached, owned })),
@@ -24,10 +27,11 @@ export function readSnapshot(json) {
     accepted: totals.accepted ?? 0,
     firstToken: readHistogram(json.first_token),
     interToken: readHistogram(json.inter_token),
-    finished: json.finished ?? {},
-    spent: json.spent ?? {},
+    answers: json.goodput?.sequences ?? 0,
+    readable: json.goodput?.fast ?? [], // of the answers, those at least as fast as people read, and as they skim
+    spent: json.spent ?? {}, // seconds by what took them
     experts: (json.expert_tokens ?? []).map((layer) => [...layer]), // [layers][experts]
-    recent: (json.recent ?? []).map((step) => ({ ...step, at: readSeconds(step.at) })),
+    recent: json.recent ?? [], // [{ seconds, rows, sequences, ... }], oldest first
   };
 }
 
@@ -117,10 +121,4 @@ export function quantile({ bounds, counts }, part) {
 
 function readHistogram(json) {
   return { bounds: [...(json?.bounds ?? [])], counts: [...(json?.counts ?? [])] };
-}
-
-/** A duration in seconds: a number, or Rust's own `{ secs, nanos }`. */
-function readSeconds(value) {
-  if (value && typeof value === "object") return (value.secs ?? 0) + (value.nanos ?? 0) * 1e-9;
-  return Number(value ?? 0);
 }
