@@ -1,7 +1,7 @@
 // The conversation: messages, the answer that is being written, and what can be done with each.
 
 import { errorNotice } from "./api.js";
-import { byId, copyButton, el, icon, iconButton } from "./dom.js";
+import { byId, copyButton, eachFrame, el, icon, iconButton } from "./dom.js";
 import { describe, generate } from "./generation.js";
 import { showMarkdown } from "./markdown.js";
 import { sampling, systemPrompt } from "./settings.js";
@@ -51,6 +51,8 @@ class Conversation {
       if (!this.#running) this.#send(this.#field.value);
     });
     byId("suggestions").append(...suggestions.map((text) => el("button", { type: "button", click: () => this.#send(text) }, text)));
+    // A reload while an answer comes keeps what came.
+    addEventListener("pagehide", () => this.#keep());
     this.#show();
     this.#scroll.scrollTop = this.#scroll.scrollHeight;
   }
@@ -91,7 +93,7 @@ class Conversation {
     this.#page.announce("Answering.");
     this.#scrollDown();
 
-    const paint = paintOften(() => {
+    const paint = eachFrame(() => {
       const follow = this.#isAtEnd();
       this.#fill(element, message);
       if (follow) this.#scrollDown();
@@ -246,15 +248,4 @@ class Conversation {
   #scrollDown() {
     this.#scroll.scrollTop = this.#scroll.scrollHeight;
   }
-}
-
-/** Calls `paint` at most once per frame, however often `soon` is called; `now` calls it at once. */
-function paintOften(paint) {
-  let frame = null;
-  const now = () => {
-    cancelAnimationFrame(frame);
-    frame = null;
-    paint();
-  };
-  return { soon: () => (frame ??= requestAnimationFrame(now)), now };
 }

@@ -1,7 +1,7 @@
 // Plain text to continue, or a gap to fill: what a model can do without a chat template.
 
 import { errorNotice } from "./api.js";
-import { byId, el } from "./dom.js";
+import { byId, eachFrame, el } from "./dom.js";
 import { highlight } from "./code.js";
 import { describe, generate } from "./generation.js";
 import { sampling } from "./settings.js";
@@ -49,7 +49,6 @@ export function startCompletion(page) {
 
   async function run() {
     byId("complete-error").replaceChildren();
-    byId("complete-figures").textContent = "";
     if (!prefix.value && !(fills() && suffix.value)) {
       prefix.focus();
       return;
@@ -58,16 +57,19 @@ export function startCompletion(page) {
     const body = { model: page.model() ?? undefined, prompt: given.prefix, max_tokens: usual, ...sampling() };
     if (fills()) body.suffix = given.suffix;
     const abort = (running = new AbortController());
-    showResult();
+    let note = "";
+    const paint = eachFrame(() => {
+      byId("complete-figures").textContent = note;
+      showResult();
+    });
+    paint.now();
     showRunning();
     page.announce("Completing.");
-    let note = "";
     try {
       const { finish } = await generate("v1/completions", body, abort.signal, (text, figures) => {
         given.text = text;
         note = describe(figures).join(" · ");
-        byId("complete-figures").textContent = note;
-        showResult();
+        paint.soon();
       });
       if (finish === "length") note += " · ended at the limit of tokens";
       page.announce(`${given.text} End of the completion.`);
@@ -77,7 +79,7 @@ export function startCompletion(page) {
       if (error.wantsKey) page.askKey();
     }
     running = null;
-    byId("complete-figures").textContent = note;
+    paint.now();
     showRunning();
   }
 

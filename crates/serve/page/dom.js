@@ -54,6 +54,17 @@ export function copyButton(text, label = "Copy") {
   return button;
 }
 
+/** Calls `paint` at most once per frame, however often `soon` is called; `now` calls it at once. */
+export function eachFrame(paint) {
+  let frame = null;
+  const now = () => {
+    cancelAnimationFrame(frame);
+    frame = null;
+    paint();
+  };
+  return { soon: () => (frame ??= requestAnimationFrame(now)), now };
+}
+
 function furnish(element, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) {
     if (typeof value === "function") element.addEventListener(key, value);
