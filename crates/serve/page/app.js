@@ -10,12 +10,14 @@ import { recall, remember } from "./storage.js";
 
 const views = ["chat", "complete", "engine"];
 const themes = { auto: "Theme: the system's", light: "Theme: light", dark: "Theme: dark" };
-let model = null;
+let model = null; // as the server lists it
 
 /** What the views need of the page around them. */
 const page = {
-  /** The model that answers, as the API names it; null while the server has not said. */
-  model: () => model,
+  /** The name of the model that answers; undefined while the server has not said. */
+  model: () => model?.id,
+  /** Tokens that a prompt and its answer may have together; infinite while that is not known. */
+  context: () => model?.max_model_len ?? Infinity,
   /** Says something to those who listen to the page. */
   announce: (text) => byId("status").replaceChildren(text),
   /** Asks for an API key. */
@@ -57,14 +59,14 @@ async function learnModel() {
     const models = (await getJson("v1/models")).data ?? [];
     const names = models.map(({ id }) => id);
     const before = recall("model", null);
-    model = names.includes(before) ? before : names[0] ?? null;
+    model = models.find(({ id }) => id === before) ?? models[0] ?? null;
     if (model === null) throw new ApiError("The server has no model.");
     const choice = byId("model-choice");
     choice.replaceChildren(...names.map((name) => el("option", { value: name }, name)));
-    choice.value = model;
+    choice.value = model.id;
     choice.hidden = names.length < 2;
     byId("model-name").hidden = names.length > 1;
-    showModel(models.find(({ id }) => id === model));
+    showModel(model);
   } catch (error) {
     byId("model-name").textContent = "";
     byId("welcome-about").textContent = error.message;
@@ -74,7 +76,6 @@ async function learnModel() {
 
 /** Says which model answers, and leads to what it can do: `chat` and `fill_in_the_middle` are false where the server knows that it cannot. */
 function showModel({ id, chat: chats, fill_in_the_middle: fills }) {
-  model = id;
   byId("model-name").textContent = id;
   byId("model-name").title = id;
   byId("welcome-about").textContent = chats === false

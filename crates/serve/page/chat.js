@@ -83,7 +83,7 @@ class Conversation {
     const messages = this.#messages.map(({ role, content }) => ({ role, content }));
     const system = systemPrompt();
     if (system) messages.unshift({ role: "system", content: system });
-    const body = { model: this.#page.model() ?? undefined, messages, ...sampling() };
+    const body = { model: this.#page.model(), messages, ...sampling() };
 
     const message = { role: "assistant", content: "", note: "", ended: null };
     const element = this.#add(message);

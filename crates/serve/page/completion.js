@@ -14,7 +14,7 @@ const examples = {
     suffix: "    best\n}\n",
   },
 };
-/** Tokens asked for where the settings say nothing: the API's own default of 16 is too few to look at. */
+/** Tokens asked for where the settings say nothing, if that is no more than half of what fits: the API's default of 16 is too few to look at. */
 const usual = 128;
 
 /** Starts the view. `page` is what `app.js` offers. */
@@ -54,7 +54,8 @@ export function startCompletion(page) {
       return;
     }
     const given = (last = { prefix: prefix.value, suffix: fills() ? suffix.value : "", text: "" });
-    const body = { model: page.model() ?? undefined, prompt: given.prefix, max_tokens: usual, ...sampling() };
+    const limit = Math.min(usual, Math.floor(page.context() / 2));
+    const body = { model: page.model(), prompt: given.prefix, max_tokens: limit, ...sampling() };
     if (fills()) body.suffix = given.suffix;
     const abort = (running = new AbortController());
     let note = "";
