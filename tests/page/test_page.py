@@ -460,7 +460,7 @@ class Engine(WithFake):
     def test_plots_are_drawn(self):
         self.open("#engine")
         self.until(lambda: len(self.all("path.line")) > 0 and all(e.get_attribute("d") for e in self.all("#plots path")), "every plot has a shape")
-        self.until(lambda: "tokens/s" in self.text("#tiles"), "there is a rate, which takes two readings")
+        self.until(lambda: "tokens/s" in self.text(".tile:first-child b"), "there is a rate, which takes two readings")
         titles = [element.text for element in self.all("#plots h3")]
         for title in ["Tokens per second", "Requests", "KV blocks", "Batch", "Step time", "Time to first token", "Between tokens", "Speculation", "Expert load"]:
             self.assertIn(title, titles)
@@ -547,7 +547,7 @@ class Looks(WithFake):
         self.open("#complete")
         self.shoot("phone_complete")
         self.open("#engine")
-        self.until(lambda: "tokens/s" in self.text("#tiles"), "it draws")
+        self.until(lambda: "tokens/s" in self.text(".tile:first-child b"), "it draws")
         self.shoot("phone_engine")
 
     def test_dark_follows_the_system_and_the_button(self):
@@ -559,7 +559,7 @@ class Looks(WithFake):
         self.answered("a tour")
         self.shoot("dark_chat")
         self.open("#engine")
-        self.until(lambda: "tokens/s" in self.text("#tiles"), "it draws")
+        self.until(lambda: "tokens/s" in self.text(".tile:first-child b"), "it draws")
         time.sleep(3)
         self.shoot("dark_engine")
         self.find("#change-theme").click()
@@ -674,7 +674,7 @@ class RealServer(PageTest):
         self.set(max_tokens=64)
         self.answered("Hello")
         self.open("#engine")
-        self.until(lambda: "tokens/s" in self.text("#tiles"), "there are two readings")
+        self.until(lambda: "tokens/s" in self.text(".tile:first-child b"), "there are two readings")
         self.assertEqual(self.all("#engine-notice .notice"), [])
         live = json.load(urllib.request.urlopen(f"{self.url}/api/live"))
         self.assertGreater(live["totals"]["steps"], 0)
