@@ -77,7 +77,8 @@ fn a_recipe_without_stages_is_one() {
 
 #[test]
 fn settings_reach_a_stage_by_its_name() {
-    let stages = parse(RECIPE, &["stages.instruct.train.lr=5e-4", "stages.pretrain.train.tokens=2_000_000", "train.lr=7e-4"]);
+    let stages =
+        parse(RECIPE, &["stages.instruct.train.lr=5e-4", "stages.pretrain.train.tokens=2_000_000", "train.lr=7e-4"]);
     let stages = stages.unwrap();
     assert_eq!((stages[0].recipe.train.lr, stages[1].recipe.train.lr), (7e-4, 5e-4));
     assert_eq!((stages[0].recipe.train.tokens, stages[1].recipe.train.tokens), (2_000_000, 64_000));
@@ -106,12 +107,19 @@ fn what_a_stage_says_wrong_is_named_by_its_place() {
 
 #[test]
 fn the_first_stage_decides_model_and_tokenizer() {
-    refused(&["stages.instruct.data.context=128"], &["stages.instruct.data.context is 128", "64 positions", "model.context"]);
+    refused(
+        &["stages.instruct.data.context=128"],
+        &["stages.instruct.data.context is 128", "64 positions", "model.context"],
+    );
     assert!(parse(RECIPE, &["stages.instruct.data.context=128", "model.context=128"]).is_ok());
-    let corpus = |more: &str| format!("stages.instruct.data.corpus={{ folder = \"chats\", chats = [\"c.jsonl\"]{more} }}");
+    let corpus =
+        |more: &str| format!("stages.instruct.data.corpus={{ folder = \"chats\", chats = [\"c.jsonl\"]{more} }}");
     assert!(parse(RECIPE, &[&corpus("")]).is_ok());
     refused(&[&corpus(", vocab_size = 300")], &["stages.instruct", "vocab_size"]);
-    refused(&[&corpus(", vocab_size = 300, paths = [\"x\"]")], &["stages.instruct.data.corpus.vocab_size", "first stage"]);
+    refused(
+        &[&corpus(", vocab_size = 300, paths = [\"x\"]")],
+        &["stages.instruct.data.corpus.vocab_size", "first stage"],
+    );
     let dense = RECIPE.replace("experts = 8\ntop_k = 2\n", "family = \"llama\"\n");
     let error = parse(&dense, &["stages.instruct.train.balance=0.1"]).unwrap_err();
     assert!(error.contains("stages.instruct.train.balance is 0.1; a llama model has no experts"), "{error}");

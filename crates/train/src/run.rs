@@ -519,10 +519,7 @@ impl<'a> Trainer<'a> {
 }
 
 /// Fills a folder beside, and puts it in the place of `RUN/model`.
-pub(crate) fn put_model(
-    run: &Path,
-    fill: impl FnOnce(&Path) -> Result<(), TrainError>,
-) -> Result<PathBuf, TrainError> {
+pub(crate) fn put_model(run: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainError>) -> Result<PathBuf, TrainError> {
     let (model, beside) = (run.join("model"), run.join(".model.new"));
     remove(&beside)?;
     fill(&beside)?;

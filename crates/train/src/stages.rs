@@ -19,11 +19,7 @@ const LIST: &str = "stages.json";
 ///
 /// # Errors
 /// What cannot be followed, read or written; all stages are checked before any time is spent.
-pub fn train_stages(
-    stages: &[Stage],
-    options: &Options<'_>,
-    watcher: &mut dyn Watcher,
-) -> Result<Outcome, TrainError> {
+pub fn train_stages(stages: &[Stage], options: &Options<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, TrainError> {
     let named: Option<Vec<(&str, &Recipe)>> = stages.iter().map(|s| Some((s.name.as_deref()?, &s.recipe))).collect();
     let stages = match (named, stages) {
         (Some(named), [_, ..]) => named,

@@ -96,7 +96,11 @@ impl Train {
         let price = self.price.unwrap_or(0.0);
         let Some(names) = train::stages::listed(run).into_diagnostic()? else {
             let (report, page) = train::report::write(run, price).into_diagnostic()?;
-            return if self.json { output::json(&self.figures(&report, &page)) } else { output::line(&goodput(&report, &page)) };
+            return if self.json {
+                output::json(&self.figures(&report, &page))
+            } else {
+                output::line(&goodput(&report, &page))
+            };
         };
         let (stages, index) = train::report::write_stages(run, &names, price).into_diagnostic()?;
         if !self.json {

@@ -60,7 +60,8 @@ pub(super) fn names(table: &Table) -> Option<Vec<String>> {
 
 /// Every stage's name and sections, all of them known.
 fn overlays(listed: Option<Value>) -> Result<Vec<(String, Table)>, RecipeError> {
-    let Some(Value::Array(listed)) = listed.filter(|value| value.as_array().is_some_and(|list| !list.is_empty())) else {
+    let Some(Value::Array(listed)) = listed.filter(|value| value.as_array().is_some_and(|list| !list.is_empty()))
+    else {
         return Err(RecipeError::stage(KEY, "each stage is a table: [[stages]], with a name"));
     };
     let mut found: Vec<(String, Table)> = Vec::new();
@@ -163,5 +164,6 @@ fn of_stage(name: &str, own: &Table, error: RecipeError) -> RecipeError {
 
 /// A stage's own keys, with their sections.
 fn keys(own: &Table) -> impl Iterator<Item = (&String, &String)> {
-    own.iter().flat_map(|(section, keys)| keys.as_table().into_iter().flat_map(move |t| t.keys().map(move |k| (section, k))))
+    own.iter()
+        .flat_map(|(section, keys)| keys.as_table().into_iter().flat_map(move |t| t.keys().map(move |k| (section, k))))
 }

@@ -49,7 +49,8 @@ fn render(name: &str, pages: &[StagePage], price: f64) -> String {
             escape(&state(report)),
         );
     }
-    let cost = if price > 0.0 { format!(", {} at {price:.2} an hour", money(whole / 3600.0 * price)) } else { String::new() };
+    let cost =
+        if price > 0.0 { format!(", {} at {price:.2} an hour", money(whole / 3600.0 * price)) } else { String::new() };
     let name = escape(name);
     format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>{name}</title>\
