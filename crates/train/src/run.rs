@@ -411,7 +411,8 @@ impl<'a> Trainer<'a> {
                 losses.insert(name.to_owned(), json!(loss));
             }
         }
-        let text: Vec<String> = losses.iter().map(|(name, loss)| format!("{name} {loss}")).collect();
+        let text: Vec<String> =
+            losses.iter().map(|(name, loss)| format!("{name} {:.4}", loss.as_f64().unwrap_or(f64::NAN))).collect();
         self.watcher.note(&format!("step {}, held-out loss: {}", self.state.step, text.join(", ")));
         self.log.push(&json!({ "step": self.state.step, "tokens": self.state.tokens, "held_out": losses }))?;
         let seconds = begun.elapsed().as_secs_f64();
