@@ -254,7 +254,7 @@ fn killed_in_any_stage_it_ends_with_the_same_bytes() {
 fn what_cannot_be_is_refused_before_time_is_spent() {
     let project = project();
     let folder = project.path();
-    let mut refused = |settings: &[&str], parts: &[&str]| {
+    let refused = |settings: &[&str], parts: &[&str]| {
         ended(&mut training(folder, settings), 1, parts);
         assert!(!folder.join("run").exists());
     };
