@@ -68,7 +68,7 @@ pub fn print(sets: &[ShardSet], as_json: bool) -> Result<()> {
 fn open(path: &Path) -> Result<Vec<ShardSet>> {
     let folders = if path.extension().is_some_and(|extension| extension == "toml") {
         let base = path.parent().unwrap_or(Path::new(""));
-        recipe(path)?.sources.iter().map(|source| base.join(&source.path)).collect()
+        recipe(path)?.sources.iter().map(|source| data::paths::join(base, &source.path)).collect()
     } else if path.join("index.json").is_file() {
         vec![path.to_path_buf()]
     } else {
