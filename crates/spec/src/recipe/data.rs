@@ -177,7 +177,7 @@ impl CorpusRecipe {
 
 impl DataRecipe {
     /// Names the shards of sources that the corpus makes.
-    pub(super) fn find_shards(&mut self) {
+    pub fn find_shards(&mut self) {
         if let Some(corpus) = &self.corpus {
             for source in self.sources.iter_mut().filter(|source| source.path.is_empty()) {
                 source.path = format!("{}/shards/{}", corpus.folder, source.name);

@@ -80,7 +80,8 @@ fn open(path: &Path) -> Result<Vec<ShardSet>> {
 fn recipe(path: &Path) -> Result<DataRecipe> {
     let name = || path.display().to_string();
     let text = std::fs::read_to_string(path).into_diagnostic().wrap_err_with(name)?;
-    let recipe: Recipe = toml::from_str(&text).into_diagnostic().wrap_err_with(name)?;
+    let mut recipe: Recipe = toml::from_str(&text).into_diagnostic().wrap_err_with(name)?;
+    recipe.data.find_shards();
     recipe.data.validate().into_diagnostic().wrap_err_with(name)?;
     Ok(recipe.data)
 }
