@@ -33,15 +33,26 @@ pub fn logit_error(
     let mut reference = Scorer::new(reference, tokens)?;
     let mut other = Scorer::new(other, tokens)?;
     let mut sums = Sums::default();
+    each_row(&mut reference, &mut other, device, tokens, &mut |reference, other| sums.add(reference, other));
+    Ok(sums.error())
+}
+
+/// Calls `take` with both decoders' logits at every position, in order.
+pub(crate) fn each_row(
+    one: &mut Scorer<'_>,
+    other: &mut Scorer<'_>,
+    device: &mut Device,
+    tokens: &[u32],
+    take: &mut dyn FnMut(&[f32], &[f32]),
+) {
     for position in (0..tokens.len()).step_by(CHUNK) {
         let chunk = &tokens[position..tokens.len().min(position + CHUNK)];
-        reference.score(device, position, chunk);
+        one.score(device, position, chunk);
         other.score(device, position, chunk);
         for row in 0..chunk.len() {
-            sums.add(reference.logits(row), other.logits(row));
+            take(one.logits(row), other.logits(row));
         }
     }
-    Ok(sums.error())
 }
 
 /// One decoder's pass over the tokens.

@@ -1,5 +1,6 @@
 //! How is a token made? Stepping sequences, sampling, generating, timing, measuring.
 
+pub mod acceptance;
 pub mod bench;
 pub mod compare;
 pub mod generate;
