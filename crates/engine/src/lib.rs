@@ -5,9 +5,11 @@ pub mod compare;
 pub mod generate;
 pub mod grammar;
 pub mod live;
+pub mod logits;
 pub mod perplexity;
 pub mod runner;
 pub mod sampling;
+pub mod scores;
 pub mod stop;
 
 pub use compare::{LogitError, logit_error};

@@ -1,0 +1,1 @@
+//! Drafts change speed, never a token.
