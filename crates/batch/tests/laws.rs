@@ -376,7 +376,9 @@ fn a_full_pipeline_serves_all_sequences_in_turn() {
     for seed in 0..16 {
         world.submit(request(1, seed, 20)).unwrap();
     }
-    (0..4).for_each(|_| world.plan());
+    for _ in 0..4 {
+        world.plan();
+    }
     for round in 0..19 {
         let generated = |world: &World| world.requests.values().map(|known| known.generated.len()).collect::<Vec<_>>();
         for _ in 0..4 {

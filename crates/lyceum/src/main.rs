@@ -31,6 +31,7 @@ enum Command {
     Eval(commands::eval::Eval),
     Generate(commands::generate::Generate),
     Inspect(commands::inspect::Inspect),
+    Plan(commands::plan::Plan),
     Tokenizer(commands::tokenizer::Tokens),
     Train(commands::train::Train),
 }
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Eval(eval) => eval.run(),
         Command::Generate(generate) => generate.run(),
         Command::Inspect(inspect) => inspect.run(),
+        Command::Plan(plan) => plan.run(),
         Command::Tokenizer(tokenizer) => tokenizer.run(),
         Command::Train(train) => train.run(),
     };

@@ -7,5 +7,6 @@ pub mod data;
 pub mod eval;
 pub mod generate;
 pub mod inspect;
+pub mod plan;
 pub mod tokenizer;
 pub mod train;

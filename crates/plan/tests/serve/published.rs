@@ -1,0 +1,43 @@
+//! Others' measurements: the ledger of errors must not get worse.
+
+use plan::serve::published::{Entry, ledger};
+
+fn median(mut errors: Vec<f64>) -> f64 {
+    errors.sort_by(f64::total_cmp);
+    errors[errors.len() / 2]
+}
+
+fn of<'a>(entries: &'a [Entry], run: &'a str, metric: &'a str) -> Vec<f64> {
+    entries.iter().filter(|e| e.run.starts_with(run) && e.metric.contains(metric)).map(|e| e.error().abs()).collect()
+}
+
+#[test]
+fn the_ledger_does_not_get_worse() {
+    let entries = ledger().unwrap();
+    for entry in &entries {
+        let Entry { run, metric, users, fit, measured, predicted } = entry;
+        println!("{run} {metric} {users:?} fit {fit}: {measured:.2} {predicted:.2} {:+.1}%", 100.0 * entry.error());
+        assert!(predicted.is_finite() && *predicted > 0.0);
+    }
+    // At most half of the six published rows are for fitting.
+    let mut rows: Vec<(&str, bool)> = entries.iter().map(|e| (&e.run[..3], e.fit)).collect();
+    rows.sort_unstable();
+    rows.dedup();
+    assert_eq!((rows.len(), rows.iter().filter(|row| row.1).count()), (6, 3));
+    let scored: Vec<f64> = entries.iter().filter(|e| !e.fit).map(|e| e.error().abs()).collect();
+    println!("scored: median {:.3}, worst {:.3}", median(scored.clone()), scored.into_iter().fold(0.0, f64::max));
+    for (run, metric) in LEDGER_KEYS {
+        println!("{run} {metric}: {:.3}", median(of(&entries, run, metric)));
+    }
+}
+
+const LEDGER_KEYS: [(&str, &str); 8] = [
+    ("I01", "prefill"),
+    ("I01", "decode"),
+    ("I02", "ms"),
+    ("I03", "ms"),
+    ("I04", "ms"),
+    ("I05", "output token"),
+    ("I05", "first token"),
+    ("I06", "output token"),
+];
