@@ -132,8 +132,7 @@ impl Deployment {
         let draft = drafting.map(|drafting| {
             // On the devices of the first stage, in their formats.
             let layout = Layout { tensor: self.tensor, ..Layout::ONE };
-            let roofline =
-                Roofline::new(&drafting.shape, layout, self.formats(), &profile.device, profile.efficiency)?;
+            let roofline = Roofline::new(&drafting.shape, layout, self.formats(), &profile.device, profile.efficiency)?;
             let Drafting { acceptance, most, adaptive, .. } = *drafting;
             Ok::<_, LayoutError>(Draft { roofline, acceptance, most, adaptive })
         });
@@ -144,8 +143,7 @@ impl Deployment {
             }
             given => given.unwrap_or(shape.context),
         };
-        let limits =
-            Limits { step_tokens: self.step_tokens, step_sequences: self.step_sequences, context, typical };
+        let limits = Limits { step_tokens: self.step_tokens, step_sequences: self.step_sequences, context, typical };
         Service::new(roofline, draft.transpose()?, limits, dollars * self.layout().devices() as f64)
     }
 }

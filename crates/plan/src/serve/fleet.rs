@@ -74,7 +74,9 @@ pub enum FleetError {
         allowed: String,
     },
     /// A cluster that breaks the promise even for a single request.
-    #[error("cluster `{name}` cannot keep the promise: alone on it a request has its first token after {ttft:.3} s and the next ones every {itl:.4} s")]
+    #[error(
+        "cluster `{name}` cannot keep the promise: alone on it a request has its first token after {ttft:.3} s and the next ones every {itl:.4} s"
+    )]
     Slow {
         /// Which.
         name: String,
@@ -218,12 +220,15 @@ pub fn plan_day(
     let starts = (0..HOURS).map(|hour| start_cost(sites, sets[(hour + HOURS - 1) % HOURS], sets[hour])).sum();
     let all: f64 = sites.iter().map(|site| site.service.dollars_per_hour).sum();
     Ok(Day {
-        capacities: sites.iter().zip(&rates).map(|(site, &rate)| Capacity {
-            name: site.name.clone(),
-            rate,
-            dollars_per_1k_requests: site.service.dollars_per_hour / 3600.0 / rate * 1000.0,
-        })
-        .collect(),
+        capacities: sites
+            .iter()
+            .zip(&rates)
+            .map(|(site, &rate)| Capacity {
+                name: site.name.clone(),
+                rate,
+                dollars_per_1k_requests: site.service.dollars_per_hour / 3600.0 / rate * 1000.0,
+            })
+            .collect(),
         always_on: all * HOURS as f64,
         planned: hours.iter().map(|hour| hour.dollars).sum::<f64>() + starts,
         starts,

@@ -129,7 +129,11 @@ impl Layout {
     pub fn stage_layers(&self, layers: usize) -> Result<Vec<usize>, LayoutError> {
         let degree = |field, value, allowed: String| LayoutError::Degree { field, value, allowed };
         if self.pipeline == 0 || self.pipeline > layers {
-            return Err(degree("pipeline", self.pipeline, format!("the model has {layers} layers: allowed is 1 to {layers}")));
+            return Err(degree(
+                "pipeline",
+                self.pipeline,
+                format!("the model has {layers} layers: allowed is 1 to {layers}"),
+            ));
         }
         let first = match self.first_layers {
             _ if self.pipeline == 1 => layers,
@@ -240,7 +244,13 @@ impl Layout {
     }
 
     /// Bytes left on a device of each stage.
-    fn room(&self, weights: &[f64], format: Precision, shape: &Shape, device: &Accelerator) -> Result<Vec<f64>, LayoutError> {
+    fn room(
+        &self,
+        weights: &[f64],
+        format: Precision,
+        shape: &Shape,
+        device: &Accelerator,
+    ) -> Result<Vec<f64>, LayoutError> {
         let memory = device.memory.value;
         let room: Vec<f64> = weights.iter().map(|bytes| memory * MEMORY_SHARE - bytes).collect();
         if room.iter().all(|&room| room > 0.0) {

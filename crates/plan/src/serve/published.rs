@@ -136,6 +136,8 @@ struct Model {
     dense_layers: usize,
     hidden: f64,
     heads: usize,
+    /// Heads that ranks divide, where some were added that nobody uses.
+    padded_heads: Option<usize>,
     kv_heads: Option<usize>,
     head_dim: Option<f64>,
     latent: Option<Latent>,
@@ -211,8 +213,9 @@ impl Run {
         for (index, &many) in self.users.iter().enumerate() {
             let tokens = self.prompt + self.output;
             let service = deployment.service(shape, &profile, None, tokens, 0.0)?;
-            // Half of the answers' length spread out, as users who did not all begin at once are.
-            let lengths = Lengths { prompt: self.prompt, output: self.output, spread: 0.0, shared: 0, most: shape.context };
+            // The first answers end one after the other, as those of users who did not all begin at once.
+            let lengths =
+                Lengths { prompt: self.prompt, output: self.output, spread: 0.0, shared: 0, most: shape.context };
             let mut requests = users(TURNS * many, &lengths, 1);
             for (index, request) in requests.iter_mut().take(many).enumerate() {
                 request.output = (self.output as usize * (index + 1) / many) as u32;
@@ -224,7 +227,7 @@ impl Run {
                 add("time per output token ms", Some(many), measured, 1e3 * predicted);
             }
             let ttft = self.measured.ttft_ms.as_ref().and_then(|all| all.get(index));
-            // The first ones all come at once.
+            // The median: the first ones all come at once.
             if let (Some(&measured), Some(predicted)) = (ttft, answers.ttft.p50) {
                 add("time to first token ms", Some(many), measured, 1e3 * predicted);
             }
@@ -244,7 +247,7 @@ impl Model {
         Shape {
             hidden: self.hidden,
             head,
-            heads: self.heads,
+            heads: self.padded_heads.unwrap_or(self.heads),
             parameters: layers.iter().map(LayerShape::elements).sum::<f64>() + 2.0 * head,
             outside: 2.0 * head,
             layers,

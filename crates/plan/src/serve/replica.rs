@@ -293,7 +293,8 @@ impl<'a> Replica<'a> {
             let mut choices = 0;
             if chunk.samples > 0 {
                 let number = self.live[chunk.request.slot()].number;
-                let right = |i: &u32| unit(hash(self.seed, PURPOSE_ACCEPT, number, u64::from(chunk.position + i))) < acceptance;
+                let right =
+                    |i: &u32| unit(hash(self.seed, PURPOSE_ACCEPT, number, u64::from(chunk.position + i))) < acceptance;
                 choices = (0..chunk.drafted).take_while(right).count() as u32 + 1;
                 results.proposed.extend(std::iter::repeat_n(CHOSEN, chunk.draft.propose as usize));
                 results.choices.extend(std::iter::repeat_n(CHOSEN, choices as usize - 1));

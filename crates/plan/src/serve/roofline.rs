@@ -307,8 +307,8 @@ impl Roofline {
         let prompt = attended.prompt_pairs * layer.pair_flops;
         let decode = attended.decode_pairs * layer.decode_pair_flops.unwrap_or(layer.pair_flops);
         let cache = attended.positions * layer.kv * self.formats.cache.bytes();
-        let arithmetic = (prompt + decode) / (tensor * expert)
-            / (self.device.peak(Precision::Bf16) * self.efficiency.attention);
+        let arithmetic =
+            (prompt + decode) / (tensor * expert) / (self.device.peak(Precision::Bf16) * self.efficiency.attention);
         let attention = arithmetic.max(cache / self.layout.kv_split(layer) / self.read_rate());
 
         let communication = self.communication(layer, rows);
@@ -388,7 +388,8 @@ impl Roofline {
         }
         // Each tensor rank sends its part to its neighbour.
         let (bandwidth, latency) = self.link(self.layout.devices());
-        let bytes = rows * self.shape.hidden * Precision::Bf16.bytes() / (self.layout.tensor * self.layout.expert) as f64;
+        let bytes =
+            rows * self.shape.hidden * Precision::Bf16.bytes() / (self.layout.tensor * self.layout.expert) as f64;
         bytes / bandwidth + latency
     }
 }

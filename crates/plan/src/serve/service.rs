@@ -100,8 +100,7 @@ impl Service {
         };
         let guest = draft.as_ref().map(guest).transpose()?;
         let (shape, layout) = (roofline.shape(), roofline.layout());
-        let cache_tokens =
-            layout.cache_tokens(shape, roofline.formats(), roofline.device(), limits.typical, guest)?;
+        let cache_tokens = layout.cache_tokens(shape, roofline.formats(), roofline.device(), limits.typical, guest)?;
         if cache_tokens < u64::from(limits.typical) {
             return Err(LayoutError::Cache { tokens: limits.typical, room: cache_tokens }.into());
         }

@@ -135,7 +135,9 @@ impl FromStr for Pattern {
             }
             ["users", users] => {
                 let users = users.parse().ok().filter(|&users| users > 0);
-                Ok(Self::Users { users: users.ok_or_else(|| wrong("the number of users is no whole number above 0".into()))? })
+                Ok(Self::Users {
+                    users: users.ok_or_else(|| wrong("the number of users is no whole number above 0".into()))?,
+                })
             }
             _ if text.ends_with(".jsonl") => Ok(Self::Trace { path: text.into() }),
             _ => Err(wrong("it is none of these".into())),
@@ -176,7 +178,8 @@ impl Lengths {
                 return mean;
             }
             // Log-normal of this mean and spread, by a normal of Box and Muller.
-            let (a, b) = (hash(seed, PURPOSE_LENGTH, number, 2 * which), hash(seed, PURPOSE_LENGTH, number, 2 * which + 1));
+            let (a, b) =
+                (hash(seed, PURPOSE_LENGTH, number, 2 * which), hash(seed, PURPOSE_LENGTH, number, 2 * which + 1));
             let normal = (-2.0 * (1.0 - unit(a)).ln()).sqrt() * (std::f64::consts::TAU * unit(b)).cos();
             let variance = (1.0 + self.spread * self.spread).ln();
             let length = f64::from(mean) * (variance.sqrt() * normal - variance / 2.0).exp();

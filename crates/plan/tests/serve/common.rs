@@ -1,6 +1,6 @@
 //! Small models, and devices to lay them over.
 
-use plan::serve::{Draft, Efficiency, Formats, Layout, LayerShape, Lengths, Limits, Roofline, Service, Shape};
+use plan::serve::{Draft, Efficiency, Formats, LayerShape, Layout, Lengths, Limits, Roofline, Service, Shape};
 use plan::{Accelerator, Catalogue, Precision};
 
 /// `layers` layers of 8 experts, top-2, Multi-Query; some 100M parameters a layer.

@@ -26,18 +26,22 @@ fn the_ledger_does_not_get_worse() {
     assert_eq!((rows.len(), rows.iter().filter(|row| row.1).count()), (6, 3));
     let scored: Vec<f64> = entries.iter().filter(|e| !e.fit).map(|e| e.error().abs()).collect();
     println!("scored: median {:.3}, worst {:.3}", median(scored.clone()), scored.into_iter().fold(0.0, f64::max));
-    for (run, metric) in LEDGER_KEYS {
-        println!("{run} {metric}: {:.3}", median(of(&entries, run, metric)));
+    for (run, metric, most) in LEDGER {
+        let found = median(of(&entries, run, metric));
+        println!("{run} {metric}: {found:.3}");
+        assert!(found <= most, "{run} {metric}: the median error is {found:.3}, it was {most}");
     }
 }
 
-const LEDGER_KEYS: [(&str, &str); 8] = [
-    ("I01", "prefill"),
-    ("I01", "decode"),
-    ("I02", "ms"),
-    ("I03", "ms"),
-    ("I04", "ms"),
-    ("I05", "output token"),
-    ("I05", "first token"),
-    ("I06", "output token"),
+/// Median absolute errors by row and kind of number. To be lowered as the planner learns, never raised.
+const LEDGER: [(&str, &str, f64); 9] = [
+    ("I01", "prefill", 1.0),
+    ("I01", "decode", 1.0),
+    ("I02", "ms", 1.0),
+    ("I03", "ms", 1.0),
+    ("I04", "ms", 1.0),
+    ("I05", "output token", 1.0),
+    ("I05", "first token", 1.0),
+    ("I06", "output token", 1.0),
+    ("I06", "first token", 1.0),
 ];

@@ -81,11 +81,16 @@ impl Cluster {
         let price = match (self.price, &profile.device.price_per_hour) {
             (Some(price), _) => price,
             (None, Some(figure)) => figure.value,
-            (None, None) => return Err(misuse(format!("nobody says what `{}` costs: give `price`", profile.device.id))),
+            (None, None) => {
+                return Err(misuse(format!("nobody says what `{}` costs: give `price`", profile.device.id)));
+            }
         };
-        for (field, value) in
-            [("network", self.network), ("lend", self.lend.unwrap_or(0.0)), ("saved", self.saved), ("start", self.start)]
-        {
+        for (field, value) in [
+            ("network", self.network),
+            ("lend", self.lend.unwrap_or(0.0)),
+            ("saved", self.saved),
+            ("start", self.start),
+        ] {
             if !(value.is_finite() && value >= 0.0) {
                 return Err(misuse(format!("`{field}` is {value}; it must be 0 or more")));
             }
@@ -117,7 +122,9 @@ fn print(day: &Day, sites: &[Site]) -> Result<()> {
         let idle = if site.lent { "lent" } else { "shut down" };
         let text = format!(
             "{:.2} requests/s keep the promise, ${} per 1k requests; {idle} it is worth ${} an hour",
-            capacity.rate, dollars(capacity.dollars_per_1k_requests), dollars(site.idle_value)
+            capacity.rate,
+            dollars(capacity.dollars_per_1k_requests),
+            dollars(site.idle_value)
         );
         (capacity.name.clone(), text)
     });
@@ -126,7 +133,11 @@ fn print(day: &Day, sites: &[Site]) -> Result<()> {
     let hours = day.hours.iter().map(|hour| {
         let text = format!(
             "{:7.2} requests/s  {:5.1}% of {:<28} ${:<8} first token {}",
-            hour.demand, 100.0 * hour.utilisation, hour.serving.join(", "), dollars(hour.dollars), spread(&hour.ttft)
+            hour.demand,
+            100.0 * hour.utilisation,
+            hour.serving.join(", "),
+            dollars(hour.dollars),
+            spread(&hour.ttft)
         );
         (format!("{:02}:00", hour.hour), text)
     });
@@ -137,7 +148,11 @@ fn print(day: &Day, sites: &[Site]) -> Result<()> {
         ("As planned".to_owned(), format!("${}, ${} of it for starts", dollars(day.planned), dollars(day.starts))),
         (
             "Saved".to_owned(),
-            format!("${} ({:.1}%)", dollars(day.always_on - day.planned), 100.0 * (1.0 - day.planned / day.always_on.max(f64::MIN_POSITIVE))),
+            format!(
+                "${} ({:.1}%)",
+                dollars(day.always_on - day.planned),
+                100.0 * (1.0 - day.planned / day.always_on.max(f64::MIN_POSITIVE))
+            ),
         ),
     ];
     if !day.short.is_empty() {

@@ -152,8 +152,7 @@ impl Serve {
         let load = self.load(context)?;
         let drafting = self.drafting()?;
         let typical = typical(&load).min(context);
-        let service =
-            deployment.service(&shape, &profile, drafting.as_ref(), typical, price).into_diagnostic()?;
+        let service = deployment.service(&shape, &profile, drafting.as_ref(), typical, price).into_diagnostic()?;
         let services = vec![&service; copies];
         let simulated = simulate(&services, &[], &load, self.seed).into_diagnostic()?;
         let answers = Answers::of(&services, &simulated);
@@ -268,9 +267,10 @@ impl Planned<'_> {
 
     fn json(&self) -> Value {
         let roofline = &self.service.roofline;
-        let at_speed = self.at_speed().into_iter().map(|at| {
-            json!({ "tokens_per_second_each": at.speed, "bound_by": at.bound_by, "steady": at.steady })
-        });
+        let at_speed = self
+            .at_speed()
+            .into_iter()
+            .map(|at| json!({ "tokens_per_second_each": at.speed, "bound_by": at.bound_by, "steady": at.steady }));
         json!({
             "hardware": self.profile.device.id,
             "devices": self.copies * roofline.layout().devices(),
@@ -301,28 +301,57 @@ impl Planned<'_> {
         let fullest = weights.into_iter().fold(0.0, f64::max);
         let row = |title: &str, text: String| (title.to_owned(), text);
         vec![
-            row("Model", format!("{} parameters, {} bytes a token of cache", output::count(roofline.shape().parameters as u64), self.kv_bytes())),
+            row(
+                "Model",
+                format!(
+                    "{} parameters, {} bytes a token of cache",
+                    output::count(roofline.shape().parameters as u64),
+                    self.kv_bytes()
+                ),
+            ),
             row(
                 "Devices",
                 format!(
                     "{} x {}: {} copies of {} tensor x {} pipeline x {} expert",
-                    self.copies * layout.devices(), device.name, self.copies, layout.tensor, layout.pipeline, layout.expert
+                    self.copies * layout.devices(),
+                    device.name,
+                    self.copies,
+                    layout.tensor,
+                    layout.pipeline,
+                    layout.expert
                 ),
             ),
-            row("Layers", format!("{} on the first stage, at most {} on the others", stages.first().unwrap_or(&0), stages.iter().max().unwrap_or(&0))),
-            row("Formats", format!("weights {}, products {}, cache {}", formats.weights, formats.arithmetic, formats.cache)),
+            row(
+                "Layers",
+                format!(
+                    "{} on the first stage, at most {} on the others",
+                    stages.first().unwrap_or(&0),
+                    stages.iter().max().unwrap_or(&0)
+                ),
+            ),
+            row(
+                "Formats",
+                format!("weights {}, products {}, cache {}", formats.weights, formats.arithmetic, formats.cache),
+            ),
             row(
                 "Memory",
                 format!(
                     "{:.1} GB of weights on the fullest device of {:.0} GB; {} tokens of cache a copy",
-                    fullest / 1e9, device.memory.value / 1e9, output::count(self.service.cache_tokens())
+                    fullest / 1e9,
+                    device.memory.value / 1e9,
+                    output::count(self.service.cache_tokens())
                 ),
             ),
             row(
                 "Efficiency",
                 format!(
                     "{:.0}% of peak, {:.0}% of bandwidth, {:.0}% of peak in attention, {:.0}% of links; {:.1} us a layer, {:.2} ms a step, {:.1} us a collective",
-                    100.0 * e.compute, 100.0 * e.bandwidth, 100.0 * e.attention, 100.0 * e.link, 1e6 * e.layer_seconds, 1e3 * e.step_seconds,
+                    100.0 * e.compute,
+                    100.0 * e.bandwidth,
+                    100.0 * e.attention,
+                    100.0 * e.link,
+                    1e6 * e.layer_seconds,
+                    1e3 * e.step_seconds,
                     1e6 * e.collective_seconds
                 ),
             ),
@@ -344,14 +373,20 @@ impl Planned<'_> {
                 None => "nobody: a single sequence is slower".to_owned(),
                 Some(s) => format!(
                     "{} users ({} a step, bound by {}): {:.0} tokens/s, ${} per 1k, {:.1}% of bandwidth, {:.1}% of peak",
-                    s.users * self.copies as u64, s.batch, at.bound_by, s.tokens_per_second * self.copies as f64,
+                    s.users * self.copies as u64,
+                    s.batch,
+                    at.bound_by,
+                    s.tokens_per_second * self.copies as f64,
                     dollars(self.answers.dollars.per_hour / 3.6 / (s.tokens_per_second * self.copies as f64)),
-                    100.0 * s.bandwidth_share, 100.0 * s.flops_share
+                    100.0 * s.bandwidth_share,
+                    100.0 * s.flops_share
                 ),
             };
             rows.push((format!("At {} tokens/s each", at.speed), text));
         }
-        let turning = |rows: Option<u64>| rows.map_or_else(|| "never".to_owned(), |rows| format!("from {rows} rows of a step on"));
+        let turning = |rows: Option<u64>| {
+            rows.map_or_else(|| "never".to_owned(), |rows| format!("from {rows} rows of a step on"))
+        };
         rows.push(("Matrices compute-bound".into(), turning(turning_rows(roofline))));
         let whole = turning_rows_with_cache(roofline, self.typical.into());
         rows.push(("The whole step".into(), turning(whole)));
@@ -368,18 +403,56 @@ impl Planned<'_> {
         add("Time to first token", spread(&a.ttft));
         add("Time between tokens", spread(&a.itl));
         add("Whole answer", spread(&a.whole));
-        add("Tokens", format!("{:.0} of prompts and {:.0} generated per second", a.prompt_tokens_per_second, a.output_tokens_per_second));
+        add(
+            "Tokens",
+            format!(
+                "{:.0} of prompts and {:.0} generated per second",
+                a.prompt_tokens_per_second, a.output_tokens_per_second
+            ),
+        );
         for reader in &a.readers {
             let share = reader.share.map_or_else(|| "-".to_owned(), percent);
-            add(&format!("Users at {} tokens/s", reader.tokens_per_second), format!("{:.1} at a time, {share} of those answered", reader.users));
+            add(
+                &format!("Users at {} tokens/s", reader.tokens_per_second),
+                format!("{:.1} at a time, {share} of those answered", reader.users),
+            );
         }
-        add("Used", format!("stages busy {}, {} of peak, {} of bandwidth", percent(a.busy), percent(a.flops_share), percent(a.bandwidth_share)));
-        add("Step", format!("{:.1} sequences; matrices {matrices}, attention {attention}, communication {communication}, fixed {fixed}, draft {draft}", a.mean_batch));
+        add(
+            "Used",
+            format!(
+                "stages busy {}, {} of peak, {} of bandwidth",
+                percent(a.busy),
+                percent(a.flops_share),
+                percent(a.bandwidth_share)
+            ),
+        );
+        add(
+            "Step",
+            format!(
+                "{:.1} sequences; matrices {matrices}, attention {attention}, communication {communication}, fixed {fixed}, draft {draft}",
+                a.mean_batch
+            ),
+        );
         let accepted = a.accepted.map_or_else(String::new, |share| format!(", {} of drafts accepted", percent(share)));
-        add("Cache", format!("{} at most, {} of prompts found, {} preemptions{accepted}", percent(a.cache_peak), percent(a.prefix_hits), a.preemptions));
+        add(
+            "Cache",
+            format!(
+                "{} at most, {} of prompts found, {} preemptions{accepted}",
+                percent(a.cache_peak),
+                percent(a.prefix_hits),
+                a.preemptions
+            ),
+        );
         let money = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("${}", dollars(value)));
         add("Input", format!("{} per 1k tokens", money(a.dollars.per_1k_prompt)));
-        add("Output", format!("{} per 1k tokens, {} if only busy time were paid", money(a.dollars.per_1k_output), money(a.dollars.per_1k_output_busy)));
+        add(
+            "Output",
+            format!(
+                "{} per 1k tokens, {} if only busy time were paid",
+                money(a.dollars.per_1k_output),
+                money(a.dollars.per_1k_output_busy)
+            ),
+        );
         rows
     }
 }
@@ -400,5 +473,11 @@ pub fn spread(spread: &Spread) -> String {
         Some(value) if value < 1.0 => format!("{:.1} ms", value * 1e3),
         Some(value) => format!("{value:.2} s"),
     };
-    format!("{} mean, {} median, {} p95, {} p99", seconds(spread.mean), seconds(spread.p50), seconds(spread.p95), seconds(spread.p99))
+    format!(
+        "{} mean, {} median, {} p95, {} p99",
+        seconds(spread.mean),
+        seconds(spread.p50),
+        seconds(spread.p95),
+        seconds(spread.p99)
+    )
 }
