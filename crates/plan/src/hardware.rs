@@ -352,8 +352,8 @@ mod tests {
             let error = Accelerator::parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         };
-        refused(&text.replace("value = 312e12", "value = -312e12"), "peak.bf16");
-        refused(&text.replace("value = 312e12", "value = nan"), "peak.bf16");
+        refused(&text.replace("value = 624e12", "value = -624e12"), "peak.int8");
+        refused(&text.replace("value = 624e12", "value = nan"), "peak.int8");
         refused(&text.replace("[sources]", "[sources]\nother = \"x\"").replace("datasheet =", "sheet ="), "[sources]");
         refused(&text.replace("devices_per_node", "devices_pernode"), "devices_pernode");
     }

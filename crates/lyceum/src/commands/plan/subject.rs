@@ -1,17 +1,17 @@
 //! What is planned for: a model and the hardware.
 
+use crate::failure::misuse;
 use miette::{Context, IntoDiagnostic, Result, miette};
 use model::Checkpoint;
 use plan::Catalogue;
 use plan::profile::Profile;
-use spec::recipe::Recipe;
 use spec::{DecoderConfig, HfConfig};
 use std::path::Path;
 
 /// The decoder of a recipe (`.toml`), of a folder with a `config.json`, or of a GGUF file. Weights need not be there.
 pub fn decoder(path: &Path) -> Result<DecoderConfig> {
     if path.extension().is_some_and(|extension| extension == "toml") {
-        let recipe = Recipe::parse(&read(path)?, &[]).into_diagnostic().wrap_err_with(|| path.display().to_string())?;
+        let recipe = super::recipe(path, &[])?;
         let vocabulary = recipe.model.vocab_size.ok_or_else(|| {
             miette!(
                 help = "write model.vocab_size into the recipe",
@@ -39,10 +39,10 @@ pub fn hardware(text: &str) -> Result<(Profile, usize)> {
     let profile = if name.ends_with(".toml") {
         Profile::parse(&read(Path::new(name))?).into_diagnostic().wrap_err_with(|| name.to_owned())?
     } else {
-        Profile::of(&catalogue, name).into_diagnostic()?
+        Profile::of(&catalogue, name).map_err(|error| misuse(error.to_string()))?
     };
-    let devices = profile.cluster(&catalogue, count).into_diagnostic()?.devices;
-    Ok((profile, devices))
+    let cluster = profile.cluster(&catalogue, count).map_err(|error| misuse(error.to_string()))?;
+    Ok((profile, cluster.devices))
 }
 
 /// The text of a file.
