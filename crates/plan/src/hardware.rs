@@ -168,7 +168,7 @@ impl Accelerator {
         all
     }
 
-    fn validate(&self) -> Result<(), HardwareError> {
+    pub(crate) fn validate(&self) -> Result<(), HardwareError> {
         let wrong =
             |key: &str, problem: String| HardwareError::Figure { id: self.id.clone(), key: key.into(), problem };
         for (key, figure) in self.figures() {
@@ -213,6 +213,7 @@ const EMBEDDED: &[&str] = &[
     include_str!("../catalogue/h20.toml"),
     include_str!("../catalogue/b200.toml"),
     include_str!("../catalogue/mi300x.toml"),
+    include_str!("../catalogue/tpuv4.toml"),
     include_str!("../catalogue/cpu.toml"),
 ];
 

@@ -9,6 +9,7 @@ mod eval;
 mod generate;
 mod inspect;
 mod plan;
+mod plan_serve;
 mod prepare;
 mod report;
 mod tokenizer;

@@ -1,6 +1,10 @@
 //! `lyceum plan`: what will it cost?
 
+mod calibrate;
 mod figures;
+mod fleet;
+mod serve;
+mod subject;
 mod train;
 
 use crate::failure::misuse;
@@ -12,7 +16,8 @@ use std::path::Path;
 /// Say what a recipe costs before anyone pays: memory, time and money
 #[derive(Args)]
 #[command(after_help = "Examples:\n  lyceum plan train recipes/gpt4.toml --hardware a100-40g:25000 --price 1.00\n  \
-                        lyceum plan figures")]
+                        lyceum plan serve recipes/gpt4.toml --hardware h100:128 --tp 8 --pp 16 --weights fp8 --traffic poisson:20\n  \
+                        lyceum plan figures\n  lyceum plan calibrate --out machine.toml")]
 pub struct Plan {
     #[command(subcommand)]
     command: Command,
@@ -20,7 +25,9 @@ pub struct Plan {
 
 #[derive(Subcommand)]
 enum Command {
+    Calibrate(calibrate::Calibrate),
     Figures(figures::Figures),
+    Serve(Box<serve::Serve>),
     Train(train::Train),
 }
 
@@ -28,6 +35,8 @@ impl Plan {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
         match self.command {
+            Command::Calibrate(calibrate) => calibrate.run(),
+            Command::Serve(serve) => serve.run(),
             Command::Figures(figures) => figures.run(),
             Command::Train(train) => train.run(),
         }
