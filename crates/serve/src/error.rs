@@ -177,7 +177,6 @@ impl ApiError {
         match rejected {
             Rejected::Stopped => Busy::Stopped.into(),
             Rejected::Sampling(invalid) => Self::invalid(invalid.name, sentence(&rejected.to_string())),
-            Rejected::Parameter { name, .. } => Self::invalid(*name, sentence(&rejected.to_string())),
             _ => Self::invalid(param, sentence(&rejected.to_string())),
         }
     }
