@@ -120,15 +120,14 @@ def compare(options, pair, log):
     weights, file_type = pair.split(":")
     peers = [Lyceum(options, weights), LlamaCpp(options, file_type)]
     names = f"{weights} against {file_type}"
-    rows = []
     for parallel in options.parallel:
         results = alternate(peers, parallel, options.rounds)
         log.append({"weights": weights, "gguf": file_type, "parallel": parallel, "runs": results})
         if parallel == 1:
-            rows.append(row(f"{names}: prefill {options.prompt_tokens}", results, "prefill"))
-        rows.append(row(f"{names}: decode, {parallel} at {options.context}", results, "decode"))
-    rows.append(size_row(f"{names}: memory", results))
-    return rows, peers[1].system_info
+            print(row(f"{names}: prefill {options.prompt_tokens}", results, "prefill"), flush=True)
+        print(row(f"{names}: decode, {parallel} at {options.context}", results, "decode"), flush=True)
+    print(size_row(f"{names}: memory", results), flush=True)
+    return peers[1].system_info
 
 
 def main():
@@ -147,15 +146,13 @@ def main():
     options = parser.parse_args()
 
     load_before = os.getloadavg()[0]
-    log, rows, system_info = [], [], None
+    log, system_info = [], None
+    print(f"Model `{options.model.name}`, {options.threads} threads, tokens/s: median of {options.rounds} runs (range).\n")
+    print("| | Lyceum | llama.cpp | ratio |\n|---|---|---|---|", flush=True)
     for pair in options.pairs:
-        more, system_info = compare(options, pair, log)
-        rows += more
+        system_info = compare(options, pair, log)
     machine = run_json([options.lyceum, "bench", "--machine", "--threads", options.threads, "--json"])
 
-    print(f"Model `{options.model.name}`, {options.threads} threads, tokens/s: median of {options.rounds} runs (range).\n")
-    print("| | Lyceum | llama.cpp | ratio |\n|---|---|---|---|")
-    print("\n".join(rows))
     limits = ", ".join(f"{key} {value:.1f}" if isinstance(value, float) else f"{key} {value}" for key, value in machine.items())
     print(f"\nLimits of the machine, just after: {limits}.")
     print(f"llama.cpp: {system_info}. Load average before: {load_before:.2f}.")

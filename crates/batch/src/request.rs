@@ -1,6 +1,7 @@
 //! What is asked of the scheduler, and how it ends.
 
-use crate::config::Time;
+use crate::config::{Config, GroupKind, Time};
+use crate::sequence::final_positions;
 use serde::{Deserialize, Serialize};
 
 /// Names a request from its submission to its end. No two requests that are alive at the same time have the same slot.
@@ -78,6 +79,39 @@ impl Request {
             images: Vec::new(),
             memory: None,
         }
+    }
+
+    /// Whether a scheduler of this configuration accepts it at this time; what it holds already does not matter.
+    ///
+    /// # Errors
+    /// Why it can never be served.
+    pub fn check(&self, config: &Config, now: Time) -> Result<(), Refusal> {
+        if self.prompt.is_empty() {
+            return Err(Refusal::Empty);
+        }
+        let (prompt, new, context) = (self.prompt.len(), self.max_tokens, config.context);
+        if prompt.saturating_add(new as usize) > context as usize {
+            return Err(Refusal::Context { prompt, new, context });
+        }
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(Refusal::Late);
+        }
+        if self.memory.is_some() && !config.groups.iter().any(|g| g.kind == GroupKind::CrossAttention) {
+            return Err(Refusal::NoMemory);
+        }
+        let positions = final_positions(prompt as u32, new);
+        for (group, described) in config.groups.iter().enumerate() {
+            let needed = match described.kind {
+                // Without blocks for the draft model nothing is drafted.
+                GroupKind::Draft => 0,
+                GroupKind::CrossAttention => self.memory.map_or(0, |m| m.positions.div_ceil(config.block_tokens)),
+                kind => kind.blocks_for(positions, config.block_tokens),
+            };
+            if needed > described.blocks {
+                return Err(Refusal::Cache { group, needed, blocks: described.blocks });
+            }
+        }
+        Ok(())
     }
 }
 

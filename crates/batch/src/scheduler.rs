@@ -5,7 +5,7 @@ use crate::plan::{Chunk, StepId};
 use crate::pool::{Occupancy, Pool};
 use crate::prefix::Key;
 use crate::request::{Ended, FinishReason, Rank, Refusal, Request, RequestId};
-use crate::sequence::{Sequence, State, final_positions};
+use crate::sequence::{Sequence, State};
 use crate::speculation::Policy;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -134,7 +134,7 @@ impl Scheduler {
     /// A request that can never be served.
     pub fn submit(&mut self, request: Request, now: Time) -> Result<RequestId, Refusal> {
         self.now = self.now.max(now);
-        self.check_fits(&request)?;
+        request.check(&self.config, self.now)?;
         let rank = Rank::new(request.priority, self.now, self.config.aging, self.totals.submitted);
         self.totals.submitted += 1;
         let (slot, id) = match self.free_slots.pop() {
@@ -152,37 +152,6 @@ impl Scheduler {
         }
         self.waiting.insert((rank, slot));
         Ok(id)
-    }
-
-    fn check_fits(&self, request: &Request) -> Result<(), Refusal> {
-        if request.prompt.is_empty() {
-            return Err(Refusal::Empty);
-        }
-        let (prompt, new, context) = (request.prompt.len(), request.max_tokens, self.config.context);
-        if prompt.saturating_add(new as usize) > context as usize {
-            return Err(Refusal::Context { prompt, new, context });
-        }
-        if request.deadline.is_some_and(|deadline| deadline <= self.now) {
-            return Err(Refusal::Late);
-        }
-        if request.memory.is_some() && self.memory_group.is_none() {
-            return Err(Refusal::NoMemory);
-        }
-        let positions = final_positions(prompt as u32, new);
-        for (group, described) in self.config.groups.iter().enumerate() {
-            let needed = match described.kind {
-                // Without blocks for the draft model nothing is drafted.
-                GroupKind::Draft => 0,
-                GroupKind::CrossAttention => {
-                    request.memory.map_or(0, |m| m.positions.div_ceil(self.config.block_tokens))
-                }
-                kind => kind.blocks_for(positions, self.config.block_tokens),
-            };
-            if needed > described.blocks {
-                return Err(Refusal::Cache { group, needed, blocks: described.blocks });
-            }
-        }
-        Ok(())
     }
 
     /// Ends a request, also while a step computes for it. Returns false if it has already ended.

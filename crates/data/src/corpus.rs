@@ -3,6 +3,7 @@
 use crate::collect::{self, Collection, Stage};
 use crate::dedup::Copies;
 use crate::encode::{self, Input, PrepareError};
+use crate::paths;
 use crate::sources::{Cargo, From, Kind, Source};
 use crate::train_tokenizer::{self, TrainTokenizerError, train_tokenizer};
 use spec::recipe::CorpusRecipe;
@@ -61,6 +62,9 @@ pub enum CorpusError {
         /// How it was made.
         was: String,
     },
+    /// A file of conversations that gives no name.
+    #[error("data.corpus.chats: {0} names no source: write NAME=FILE")]
+    NamelessChat(String),
     /// Something else is there.
     #[error("data.corpus.folder {} exists and is no corpus: name another folder", .0.display())]
     Foreign(PathBuf),
@@ -86,7 +90,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Corpus
 }
 
 /// Makes the corpus unless it is there: `folder/collection`, `folder/tokenizer` (where one is to be learned) and `folder/shards`, all at once
-/// when everything is done. Paths are relative to `base`; `tokenizer` is the one to use where none is to be learned. True if it was made.
+/// when everything is done. A tokeniser is learned from the texts, not from conversations. Paths are relative to `base`; `tokenizer` is the one to use where none is to be learned. True if it was made.
 ///
 /// # Errors
 /// What cannot be read, written or understood; what was half done is made anew the next time.
@@ -96,7 +100,7 @@ pub fn make(
     tokenizer: Option<&Path>,
     watch: &(dyn Fn(Step, u64, u64) + Sync),
 ) -> Result<bool, CorpusError> {
-    let folder = base.join(&recipe.folder);
+    let folder = paths::join(base, &recipe.folder);
     let record = serde_json::to_string_pretty(recipe).map_err(|e| failed("describe", &folder)(e.into()))? + "\n";
     if is_there(&folder, &record)? {
         return Ok(false);
@@ -108,21 +112,30 @@ pub fn make(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &work)(error)),
         _ => fs::create_dir_all(&work).map_err(failed("create", &work))?,
     }
-    let sources = sources(recipe, base)?;
+    let (sources, chats) = (sources(recipe, base)?, chats(recipe, base)?);
+    let given = match (recipe.vocab_size, tokenizer) {
+        (Some(_), _) => None,
+        (None, Some(path)) => Some(opened(&paths::join(base, path))?),
+        (None, None) => return Err(CorpusError::NoTokenizer),
+    };
     let collecting = |stage, done, total| watch(Step::Collecting(stage), done, total);
     let mut options = collect::Options { filters: recipe.filters.clone(), ..collect::Options::default() };
     if recipe.filters.as_ref().is_some_and(Vec::is_empty) {
         options.copies = Copies { exact: false, near: false };
     }
-    let collection = collect::collect(&sources, &work.join("collection"), &options, &collecting)?;
-    let tokenizer = match (recipe.vocab_size, tokenizer) {
-        (Some(size), _) => learned(&collection, size, &work.join("tokenizer"), watch)?,
-        (None, Some(path)) => opened(&base.join(path))?,
+    let mut collections = Vec::new();
+    if recipe.has_texts() {
+        collections.push(collect::collect(&sources, &work.join("collection"), &options, &collecting)?);
+    }
+    let tokenizer = match (given, recipe.vocab_size) {
+        (Some(given), _) => given,
+        (None, Some(size)) => learned(&collections, size, &work.join("tokenizer"), watch)?,
         (None, None) => return Err(CorpusError::NoTokenizer),
     };
     let options = encode::Options { held_out: recipe.held_out, ..encode::Options::default() };
     let encoding = |done, total| watch(Step::Encoding, done, total);
-    encode::prepare(&[Input::Collection(collection)], &tokenizer, &work.join("shards"), &options, &encoding)?;
+    let inputs: Vec<Input> = collections.into_iter().map(Input::Collection).chain(chats).collect();
+    encode::prepare(&inputs, &tokenizer, &work.join("shards"), &options, &encoding)?;
     fs::write(work.join(RECORD), record).map_err(failed("write", &work))?;
     fs::rename(&work, &folder).map_err(failed("create", &folder))?;
     Ok(true)
@@ -147,26 +160,37 @@ fn sources(recipe: &CorpusRecipe, base: &Path) -> Result<Vec<Source>, CorpusErro
     let mut sources = Vec::new();
     for path in &recipe.paths {
         sources.push(match path.split_once('=') {
-            Some((name, path)) => Source { name: name.to_owned(), from: From::Path(base.join(path)) },
-            None => Source::path(base.join(path)),
+            Some((name, path)) => Source { name: name.to_owned(), from: From::Path(paths::join(base, path)) },
+            None => Source::path(paths::join(base, path)),
         });
     }
     if let Some(lock) = &recipe.cargo {
-        let cargo = Cargo::new(base.join(lock))?;
+        let cargo = Cargo::new(paths::join(base, lock))?;
         let part = |kind: Kind| Source { name: kind.name().into(), from: From::Cargo(cargo.clone(), kind) };
         sources.extend([part(Kind::Code), part(Kind::Docs)]);
     }
     Ok(sources)
 }
 
+/// The files of conversations; each can be opened.
+fn chats(recipe: &CorpusRecipe, base: &Path) -> Result<Vec<Input>, CorpusError> {
+    let input = |given: &String| {
+        let (source, file) = encode::chat_source(given).ok_or_else(|| CorpusError::NamelessChat(given.clone()))?;
+        let file = paths::join(base, file);
+        fs::File::open(&file).map_err(failed("read", &file))?;
+        Ok(Input::Chat { file, source })
+    };
+    recipe.chats.iter().map(input).collect()
+}
+
 fn learned(
-    collection: &Collection,
+    collections: &[Collection],
     vocab_size: usize,
     folder: &Path,
     watch: &(dyn Fn(Step, u64, u64) + Sync),
 ) -> Result<Tokenizer, CorpusError> {
     let learning = |done, total| watch(Step::Learning, done, total);
-    let tokenizer = train_tokenizer(std::slice::from_ref(collection), vocab_size, TOKENIZER_BYTES, &learning)?;
+    let tokenizer = train_tokenizer(collections, vocab_size, TOKENIZER_BYTES, &learning)?;
     train_tokenizer::save(&tokenizer, folder)?;
     Ok(tokenizer)
 }

@@ -19,6 +19,7 @@ pub mod filters;
 pub mod ledger;
 pub mod mixture;
 pub mod packing;
+pub mod paths;
 pub mod shards;
 pub mod sources;
 pub mod train_tokenizer;

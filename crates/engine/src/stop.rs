@@ -6,36 +6,42 @@ pub struct StopStrings {
     stops: Vec<String>,
     /// Text that may be the beginning of a stop string.
     held: String,
-    found: bool,
+    found: Option<String>,
 }
 
 impl StopStrings {
     /// Looks for these; empty ones are never found.
     pub fn new(stops: Vec<String>) -> Self {
-        Self { stops: stops.into_iter().filter(|s| !s.is_empty()).collect(), held: String::new(), found: false }
+        Self { stops: stops.into_iter().filter(|s| !s.is_empty()).collect(), held: String::new(), found: None }
     }
 
     /// Takes the next piece of text and gives what is final. After a stop string nothing is.
     pub fn push(&mut self, piece: &str) -> String {
-        if self.found {
+        if self.found.is_some() {
             return String::new();
         }
         self.held.push_str(piece);
-        let first = self.stops.iter().filter_map(|stop| self.held.find(stop)).min();
-        self.found = first.is_some();
-        let end = first.unwrap_or_else(|| self.held.len() - self.undecided());
+        let found = self.stops.iter().filter_map(|stop| Some((self.held.find(stop)?, stop)));
+        let first = found.min_by_key(|&(start, _)| start);
+        self.found = first.map(|(_, stop)| stop.clone());
+        let end = first.map_or_else(|| self.held.len() - self.undecided(), |(start, _)| start);
         let rest = self.held.split_off(end);
         std::mem::replace(&mut self.held, rest)
     }
 
     /// Whether a stop string has come.
     pub fn found(&self) -> bool {
-        self.found
+        self.found.is_some()
+    }
+
+    /// The stop string that has come; of several at the same place the one given first.
+    pub fn which(&self) -> Option<&str> {
+        self.found.as_deref()
     }
 
     /// The completion ended otherwise: what was held back is text after all.
     pub fn finish(self) -> String {
-        if self.found { String::new() } else { self.held }
+        if self.found.is_some() { String::new() } else { self.held }
     }
 
     /// Bytes at the end that may be the beginning of a stop string.

@@ -32,6 +32,7 @@ enum Command {
     Generate(commands::generate::Generate),
     Inspect(commands::inspect::Inspect),
     Plan(commands::plan::Plan),
+    Serve(commands::serve::Serve),
     Tokenizer(commands::tokenizer::Tokens),
     Train(commands::train::Train),
 }
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Generate(generate) => generate.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Plan(plan) => plan.run(),
+        Command::Serve(serve) => serve.run(),
         Command::Tokenizer(tokenizer) => tokenizer.run(),
         Command::Train(train) => train.run(),
     };

@@ -1,5 +1,6 @@
 //! In which order do the stages of a pipeline work? Schedules as plain data: what a trainer executes, a planner times and a chart draws.
 
+use crate::Share;
 use std::fmt;
 
 /// What a stage does with one micro-batch.
@@ -147,17 +148,19 @@ impl Schedule {
     }
 
     /// The same with `chunks` chunks of layers on each stage (Narayanan 2021): the bubble is that of chunks instead of stages. Micro-batches go in groups
-    /// of as many as there are stages.
+    /// of at least as many as there are stages, as even as can be.
     ///
     /// # Errors
-    /// No stage, chunk or micro-batch; a last group of micro-batches so small that stages would wait for ever.
+    /// No stage, chunk or micro-batch.
     pub fn interleaved(stages: usize, micro_batches: usize, chunks: usize) -> Result<Self, ScheduleError> {
         if chunks < 2 {
             return Self::one_forward_one_backward(stages, micro_batches);
         }
-        let schedule =
-            Self::in_turns(stages, micro_batches, chunks, |stage| 2 * (stages - stage - 1) + (chunks - 1) * stages)?;
-        schedule.check().map(|()| schedule)
+        if stages == 0 || micro_batches == 0 {
+            return Err(ScheduleError::Empty);
+        }
+        let largest = micro_batches.div_ceil(groups(stages, micro_batches)).max(stages);
+        Self::in_turns(stages, micro_batches, chunks, |stage| 2 * (stages - stage - 1) + (chunks - 1) * largest)
     }
 
     fn in_turns(
@@ -170,9 +173,9 @@ impl Schedule {
             return Err(ScheduleError::Empty);
         }
         let order = |op: Op| {
-            let groups = (0..micro_batches).step_by(stages);
-            groups.flat_map(move |first| {
-                let group = first..micro_batches.min(first + stages);
+            let of = groups(stages, micro_batches);
+            (0..of).flat_map(move |index| {
+                let group = Share { index, of }.range(micro_batches);
                 (0..chunks).flat_map(move |chunk| {
                     let chunk = if op == Op::Forward { chunk } else { chunks - 1 - chunk };
                     group.clone().map(move |micro_batch| Action { op, micro_batch, chunk })
@@ -316,6 +319,11 @@ impl Schedule {
     }
 }
 
+/// How many groups micro-batches go in.
+fn groups(stages: usize, micro_batches: usize) -> usize {
+    (micro_batches / stages).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,8 +350,8 @@ mod tests {
         }
 
         #[test]
-        fn interleaving_divides_the_bubble(p in 2..9_usize, groups in 1..6_usize, v in 2..5_usize, f in 0.5..2.0_f64) {
-            let m = p * groups;
+        fn interleaving_divides_the_bubble(p in 2..9_usize, more in 0..30_usize, v in 2..5_usize, f in 0.5..2.0_f64) {
+            let m = p + more;
             let schedule = Schedule::interleaved(p, m, v).unwrap();
             let bubble = (p - 1) as f64 * 3.0 * f / v as f64;
             let expected = m as f64 * 3.0 * f + bubble;
@@ -351,10 +359,8 @@ mod tests {
         }
 
         #[test]
-        fn interleaving_any_count_of_micro_batches_is_followed_or_refused(p in 2..9_usize, m in 1..40_usize, v in 2..5_usize) {
-            if let Ok(schedule) = Schedule::interleaved(p, m, v) {
-                prop_assert!(seconds(&schedule, 1.0, 1.0, 1.0) >= 3.0 * m as f64 + (p - 1) as f64 * 3.0 / v as f64 - 1e-9);
-            }
+        fn interleaving_goes_with_any_count_of_micro_batches(p in 1..9_usize, m in 1..40_usize, v in 2..5_usize) {
+            prop_assert_eq!(Schedule::interleaved(p, m, v).unwrap().check(), Ok(()));
         }
 
         #[test]

@@ -48,6 +48,8 @@ pub struct Workspace {
     pub(crate) routing: Routing,
     pub(crate) dispatch: tensor::Dispatch,
     pub(crate) expert_out: Tensor,
+    /// Tokens that each expert was given since the start, `[layers][experts]`; empty for dense layers.
+    pub(crate) expert_tokens: Vec<Vec<u64>>,
     selected: Tensor,
     selected_normed: Tensor,
     logits: Tensor,
@@ -72,6 +74,7 @@ impl Workspace {
             routing: Routing::default(),
             dispatch: tensor::Dispatch::default(),
             expert_out: Tensor::zeros(tokens * slots, config.hidden_size),
+            expert_tokens: decoder.layers.iter().map(|l| vec![0; l.ffn.routed_experts()]).collect(),
             selected: Tensor::zeros(logit_rows, config.hidden_size),
             selected_normed: Tensor::zeros(logit_rows, config.hidden_size),
             logits: Tensor::zeros(logit_rows, config.vocab_size),
@@ -86,6 +89,16 @@ impl Workspace {
     /// Rows that may ask for logits.
     pub fn max_logit_rows(&self) -> usize {
         self.logits.rows()
+    }
+
+    /// The logits that the last step computed, `[logit_rows, vocab]`.
+    pub fn logits(&self) -> &Tensor {
+        &self.logits
+    }
+
+    /// Tokens that the router gave to each expert since the workspace was made, `[layers][experts]`; nothing for dense layers.
+    pub fn expert_tokens(&self) -> &[Vec<u64>] {
+        &self.expert_tokens
     }
 }
 
@@ -143,13 +156,25 @@ impl Decoder {
             device.rms_norm(&workspace.residual, &layer.attention_norm, eps, rows, &mut workspace.normed);
             layer.attention.forward(self, index, device, cache, workspace, batch.chunks, rows);
             device.rms_norm(&workspace.residual, &layer.ffn_norm, eps, rows, &mut workspace.normed);
-            layer.ffn.forward(&self.parallel, device, workspace, rows);
+            layer.ffn.forward(&self.parallel, index, device, workspace, rows);
         }
-        let wanted = batch.logit_rows.len();
-        device.gather(&workspace.residual, batch.logit_rows, &mut workspace.selected);
-        device.rms_norm(&workspace.selected, &self.final_norm, eps, wanted, &mut workspace.selected_normed);
+        self.hidden(device, workspace, batch.logit_rows);
         let head = self.head.as_ref().unwrap_or(&self.embedding);
+        let wanted = batch.logit_rows.len();
         device.matmul(head, &workspace.selected_normed, wanted, None, false, &mut workspace.logits);
         &workspace.logits
+    }
+
+    /// The hidden states, after the final norm, of at most `max_logit_rows` rows of the step that `forward` computed last:
+    /// `[rows, hidden]`. Its logits stay.
+    ///
+    /// # Panics
+    /// If there are more rows than that, or a row is outside the step.
+    pub fn hidden<'w>(&self, device: &mut Device, workspace: &'w mut Workspace, rows: &[u32]) -> &'w Tensor {
+        assert!(rows.len() <= workspace.max_logit_rows());
+        device.gather(&workspace.residual, rows, &mut workspace.selected);
+        let eps = self.config.norm_eps;
+        device.rms_norm(&workspace.selected, &self.final_norm, eps, rows.len(), &mut workspace.selected_normed);
+        &workspace.selected_normed
     }
 }

@@ -36,6 +36,11 @@ impl FeedForward {
         self.router.as_ref().map_or((1, 1), |r| (r.top_k, r.weight.rows()))
     }
 
+    /// Experts that a router chooses from; none in a dense layer.
+    pub(crate) fn routed_experts(&self) -> usize {
+        self.router.as_ref().map_or(0, |_| self.experts.len())
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         let router = self.router.as_ref().map_or(0, |r| r.weight.bytes());
         router + self.experts.iter().chain(&self.shared).map(expert_bytes).sum::<usize>()
@@ -49,13 +54,22 @@ impl FeedForward {
     }
 
     /// `residual += ffn(normed)`.
-    pub(crate) fn forward(&self, parallel: &Parallel, device: &mut Device, workspace: &mut Workspace, rows: usize) {
-        let Workspace { residual, normed, router_logits, routing, dispatch, expert_out, .. } = workspace;
+    pub(crate) fn forward(
+        &self,
+        parallel: &Parallel,
+        layer: usize,
+        device: &mut Device,
+        workspace: &mut Workspace,
+        rows: usize,
+    ) {
+        let Workspace { residual, normed, router_logits, routing, dispatch, expert_out, expert_tokens, .. } = workspace;
         match &self.router {
             Some(router) => {
                 device.matmul(&router.weight, normed, rows, router.bias.as_deref(), false, router_logits);
                 device.route(router_logits, self.experts.len(), rows, router.choice(), routing);
                 dispatch.from_routing(routing, self.experts.len());
+                let given = dispatch.offsets.windows(2).map(|ends| (ends[1] - ends[0]) as u64);
+                expert_tokens[layer].iter_mut().zip(given).for_each(|(all, new)| *all += new);
             }
             None => {
                 routing.all_to_one(rows);

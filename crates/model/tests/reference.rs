@@ -77,8 +77,13 @@ fn relative(ours: &[f32], theirs: &[f32]) -> f32 {
 }
 
 fn agrees(model: &Path, folder: &Path) {
+    agrees_in(Format::F32, model, folder);
+}
+
+/// With the weights held in `format`.
+fn agrees_in(format: Format, model: &Path, folder: &Path) {
     let reference = Reference::read(folder);
-    let mut sequence = Sequence::new(model, Some(Format::F32), KvFormat::F32, reference.context);
+    let mut sequence = Sequence::new(model, Some(format), KvFormat::F32, reference.context);
     let logits = sequence.feed(&reference.prompt);
     let vocab = logits[0].len();
     for (position, (ours, theirs)) in logits.iter().zip(reference.logits.chunks_exact(vocab)).enumerate() {
@@ -142,4 +147,10 @@ fn gguf_models_agree_too() {
     for name in ["mixtral_spm", "qwen3_moe_bpe"] {
         agrees(&fixtures().join(format!("gguf/{name}.gguf")), &fixtures().join("models").join(name));
     }
+}
+
+/// The demo's weights as bf16, which is what transformers read.
+#[test]
+fn the_demo_agrees_in_bf16() {
+    agrees_in(Format::Bf16, &fixtures().join("../../models/demo"), &fixtures().join("demo"));
 }

@@ -34,7 +34,7 @@ fn the_report_s_run_has_the_report_s_orders_of_magnitude() {
     assert_eq!((plan.devices, plan.paid), (24_960, 25_000));
     assert!(plan.memory.total() < 40e9);
     // The report: 90 to 100 days, 32 to 36% of the peak, $63M.
-    assert!((60.0..150.0).contains(&plan.days), "{} days", plan.days);
+    assert!((90.0..150.0).contains(&plan.days), "{} days", plan.days);
     let mfu = plan.mfu * plan.failures.goodput;
     assert!((0.2..0.5).contains(&mfu), "{mfu}");
     let dollars = plan.dollars.unwrap();
@@ -78,7 +78,7 @@ fn layouts_that_do_not_divide_name_the_key() {
     refused(&["hardware.layout.pipeline=200"], "h100:8192", &["hardware.layout.pipeline is 200", "120"]);
     refused(&[], "h100:64", &["needs 120 devices", "64"]);
     refused(&[], "h100:240", &["hardware.layout.expert is 16", "2 data-parallel"]);
-    let chunks = ["hardware.layout.schedule=interleaved", "hardware.layout.interleave=9"];
+    let chunks = ["hardware.layout.interleave=9"];
     refused(&chunks, "h100:8192", &["hardware.layout.interleave is 9", "8 of the 120"]);
     let folder = Recipe::parse(&RECIPE.replace("hidden_size = 14336", "from = \"model\""), &[]).unwrap_err();
     assert!(folder.to_string().contains("model."), "{folder}");
@@ -124,7 +124,7 @@ fn predictions_of_published_runs_get_no_worse() {
 
 /// The ledger of docs/planning.md, rounded up.
 const MEDIAN: f64 = 0.12;
-const WORST: f64 = 0.60;
+const WORST: f64 = 0.38;
 
 fn small(kv_heads: usize) -> Job {
     let model = ModelRecipe {

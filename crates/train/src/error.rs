@@ -95,6 +95,53 @@ pub enum TrainError {
         /// The folder.
         run: PathBuf,
     },
+    /// A stage that cannot be.
+    #[error("stage {stage}: {source}")]
+    InStage {
+        /// Its name.
+        stage: String,
+        /// What is wrong.
+        source: Box<TrainError>,
+    },
+    /// No stage was given.
+    #[error("there is no stage to run")]
+    NoStages,
+    /// The run folder belongs to a recipe with other stages.
+    #[error("{} holds a run of other stages: {was}, now {is}. Give those again, or another run folder", run.display())]
+    OtherStages {
+        /// The run folder.
+        run: PathBuf,
+        /// The stages it was begun with.
+        was: String,
+        /// Those of the recipe.
+        is: String,
+    },
+    /// A stage that should learn more after another one has gone on from it.
+    #[error(
+        "{} ended after {seen} tokens, train.tokens is {tokens} now, and {} has gone on from its model: give the tokens as before, or remove {} \
+         to do that stage again", run.display(), later.display(), later.display()
+    )]
+    StageIsOver {
+        /// The stage's folder.
+        run: PathBuf,
+        /// That of the stage after it.
+        later: PathBuf,
+        /// Tokens it saw.
+        seen: u64,
+        /// Tokens it should see.
+        tokens: u64,
+    },
+    /// A stage whose beginning is not what it was.
+    #[error(
+        "{} was begun from another model than {from} is now: remove the stage's folder to begin it anew, or put the model back",
+        checkpoint.display()
+    )]
+    OtherOrigin {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// The model to begin from.
+        from: String,
+    },
     /// Two programs, one run.
     #[error("{} is in use by another program that trains there", run.display())]
     InUse {

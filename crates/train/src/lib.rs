@@ -14,9 +14,11 @@ mod resume;
 pub mod run;
 pub mod schedule;
 pub mod setup;
+pub mod stages;
 pub mod statistics;
 pub mod step;
 
 pub use error::TrainError;
 pub use optimiser::{Kind, Optimiser, OptimiserConfig};
 pub use run::{Options, Outcome, Progress, Watcher, train};
+pub use stages::train_stages;

@@ -18,6 +18,12 @@ struct Difference {
 pub(crate) fn check(state: &State, setup: &Setup, checkpoint: &Path) -> Result<Vec<String>, TrainError> {
     let other =
         |d: Difference| TrainError::OtherRun { checkpoint: checkpoint.into(), key: d.key, was: d.was, is: d.is };
+    if state.begun_from != setup.begun_from {
+        return Err(TrainError::OtherOrigin {
+            checkpoint: checkpoint.into(),
+            from: setup.recipe.model.from.clone().unwrap_or_else(|| "none".into()),
+        });
+    }
     let mut changed = Vec::new();
     for difference in differences("", &value(&state.recipe), &value(&setup.recipe)) {
         match difference.key.as_str() {

@@ -6,13 +6,14 @@ use crate::report::time::Machine;
 use crate::setup::Setup;
 use crate::statistics::Running;
 use crate::step::{self, Mean, Measured, Rows};
-use crate::{Optimiser, TrainError, files, resume};
+use crate::{Optimiser, TrainError, files, resume, stages};
 use data::Sample;
 use model::files::{Weights, write_safetensors};
 use model::{Checkpoint, Decoder};
 use serde_json::{Map, Value, json};
 use spec::recipe::{Export, Recipe};
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +28,9 @@ const STEADY_LOSS: f64 = 0.01;
 const STEADY_NORM: f64 = 0.1;
 /// Seconds between checkpoints where the recipe does not say.
 const CHECKPOINT_SECONDS: f64 = 600.0;
+
+/// The recipe that has led to `RUN/model`: there once that is whole.
+const FINISHED: &str = "finished.toml";
 
 /// Where and with what a recipe is run.
 pub struct Options<'a> {
@@ -100,9 +104,26 @@ pub enum Outcome {
 /// # Errors
 /// What cannot be followed, read or written; nothing is spent before everything was checked.
 pub fn train(recipe: &Recipe, options: &Options<'_>, watcher: &mut dyn Watcher) -> Result<Outcome, TrainError> {
+    match stages::listed(options.run)? {
+        None => train_from(recipe, None, options, watcher),
+        Some(was) => {
+            let (was, is) = (was.join(", "), "no stages".to_owned());
+            Err(TrainError::OtherStages { run: options.run.to_owned(), was, is })
+        }
+    }
+}
+
+/// The same, where it must be known which model the recipe goes on from: by the checksum `begun_from`.
+pub(crate) fn train_from(
+    recipe: &Recipe,
+    begun_from: Option<String>,
+    options: &Options<'_>,
+    watcher: &mut dyn Watcher,
+) -> Result<Outcome, TrainError> {
     let begun = Instant::now();
     let _recycling = Recycling::start();
-    let setup = Setup::new(recipe, options.base)?;
+    let mut setup = Setup::new(recipe, options.base)?;
+    setup.begun_from = begun_from;
     let _held = lock(options.run)?;
     let mut trainer = Trainer::new(setup, options, watcher)?;
     trainer.started(begun.elapsed())?;
@@ -110,7 +131,7 @@ pub fn train(recipe: &Recipe, options: &Options<'_>, watcher: &mut dyn Watcher) 
 }
 
 /// Keeps others out for as long as the file lives.
-fn lock(run: &Path) -> Result<File, TrainError> {
+pub(crate) fn lock(run: &Path) -> Result<File, TrainError> {
     fs::create_dir_all(run).map_err(TrainError::io("create", run))?;
     let path = run.join("lock");
     let file = File::create(&path).map_err(TrainError::io("create", &path))?;
@@ -174,9 +195,7 @@ impl<'a> Trainer<'a> {
                  {ours}, which other programs refuse"
             ));
         }
-        let path = options.run.join("recipe.toml");
-        let recipe = setup.recipe.to_toml().map_err(|e| TrainError::damaged(&path, e.to_string()))?;
-        files::replace(&path, recipe.as_bytes())?;
+        write_recipe(&setup.recipe, &options.run.join("recipe.toml"))?;
         Ok(Self {
             log: Lines::resume(&options.run.join("log.jsonl"), state.log_bytes)?,
             timing: Lines::append(&options.run.join("timing.jsonl"))?,
@@ -392,7 +411,8 @@ impl<'a> Trainer<'a> {
                 losses.insert(name.to_owned(), json!(loss));
             }
         }
-        let text: Vec<String> = losses.iter().map(|(name, loss)| format!("{name} {loss}")).collect();
+        let text: Vec<String> =
+            losses.iter().map(|(name, loss)| format!("{name} {:.4}", loss.as_f64().unwrap_or(f64::NAN))).collect();
         self.watcher.note(&format!("step {}, held-out loss: {}", self.state.step, text.join(", ")));
         self.log.push(&json!({ "step": self.state.step, "tokens": self.state.tokens, "held_out": losses }))?;
         let seconds = begun.elapsed().as_secs_f64();
@@ -480,13 +500,13 @@ impl<'a> Trainer<'a> {
             Export::F32 => Weights::F32,
         };
         let begun = Instant::now();
-        let (model, beside) = (self.options.run.join("model"), self.options.run.join(".model.new"));
         let checkpoint = Checkpoint::open(&self.checkpoints.path(self.state.step))?;
-        remove(&beside)?;
-        write_safetensors(&checkpoint, &beside, weights, &mut |_, _| {})?;
-        remove(&model)?;
-        fs::rename(&beside, &model).map_err(TrainError::io("create", &model))?;
-        files::sync_folder(self.options.run)?;
+        let finished = self.options.run.join(FINISHED);
+        remove_file(&finished)?;
+        let model = put_model(self.options.run, |beside| {
+            Ok(write_safetensors(&checkpoint, beside, weights, &mut |_, _| {}).map(drop)?)
+        })?;
+        write_recipe(&self.setup.recipe, &finished)?;
         let seconds = begun.elapsed().as_secs_f64();
         self.time(json!({ "event": "finished", "step": self.state.step, "seconds": seconds }))?;
         Ok(Outcome::Finished { step: self.state.step, model })
@@ -499,8 +519,38 @@ impl<'a> Trainer<'a> {
     }
 }
 
+/// Fills a folder beside, and puts it in the place of `RUN/model`.
+pub(crate) fn put_model(run: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainError>) -> Result<PathBuf, TrainError> {
+    let (model, beside) = (run.join("model"), run.join(".model.new"));
+    remove(&beside)?;
+    fill(&beside)?;
+    remove(&model)?;
+    fs::rename(&beside, &model).map_err(TrainError::io("create", &model))?;
+    files::sync_folder(run)?;
+    Ok(model)
+}
+
+/// Whether `RUN/model` is what this recipe, to the letter, has led to.
+pub(crate) fn is_finished(run: &Path, recipe: &Recipe) -> Result<bool, TrainError> {
+    let path = run.join(FINISHED);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(run.join("model").is_dir() && text == recipe_text(recipe, &path)?),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(TrainError::io("read", &path)(error)),
+    }
+}
+
+fn write_recipe(recipe: &Recipe, path: &Path) -> Result<(), TrainError> {
+    files::replace(path, recipe_text(recipe, path)?.as_bytes())
+}
+
+fn recipe_text(recipe: &Recipe, path: &Path) -> Result<String, TrainError> {
+    recipe.to_toml().map_err(|e| TrainError::damaged(path, e.to_string()))
+}
+
 fn first_state(setup: &Setup) -> State {
     State {
+        begun_from: setup.begun_from.clone(),
         step: 0,
         tokens: 0,
         samples: 0,
@@ -527,7 +577,14 @@ fn write_ledger(run: &Path, state: &State) -> Result<(), TrainError> {
 
 fn remove(folder: &Path) -> Result<(), TrainError> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io("remove", folder)(error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(TrainError::io("remove", folder)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn remove_file(path: &Path) -> Result<(), TrainError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(TrainError::io("remove", path)(error)),
         _ => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::schedule::Schedules;
 use crate::{Kind, OptimiserConfig, TrainError};
-use data::Mixture;
+use data::{Mixture, paths};
 use model::training::{self, Fresh, Objective, Unbiased, Upcycled};
 use model::{Checkpoint, Decoder, LoadOptions, Parameters};
 use spec::recipe::model::upcycled;
@@ -29,6 +29,8 @@ pub struct Setup {
     pub config_json: String,
     /// The folder with the tokeniser's files.
     pub tokenizer: PathBuf,
+    /// The checksum of the model that a stage goes on from.
+    pub(crate) begun_from: Option<String>,
     origin: Origin,
 }
 
@@ -49,18 +51,10 @@ impl Setup {
         recipe.validate()?;
         one_rank_in_f32(recipe)?;
         let (folder, tokenizer) = tokenizer(recipe, base)?;
-        let (origin, hf) = origin(recipe, base, &tokenizer)?;
-        let mut hf = HfConfig { quantisation: None, dtype: Some("float32".into()), ..hf };
-        if hf.eos.is_empty() {
-            (hf.bos, hf.eos) = (tokenizer.bos(), tokenizer.eos().to_vec());
-        }
-        let (origin, hf) = if recipe.train.bias_rate.is_some() { with_choice_bias(origin, hf)? } else { (origin, hf) };
+        let (origin, hf) = start(recipe, base, &tokenizer)?;
         let config = hf.decoder.clone();
-        check_fit(recipe, &config, &tokenizer)?;
         let config_json = hf.to_json()?;
-        let mixture = Mixture::open(&recipe.data, base, &tokenizer, recipe.train.seed)?;
-        let schedules = Schedules::new(&recipe.train, recipe.data.context);
-        mixture.check(schedules.samples())?;
+        let (mixture, schedules) = data(recipe, base, &config, &tokenizer)?;
         Ok(Self {
             recipe: recipe.clone(),
             mixture,
@@ -69,6 +63,7 @@ impl Setup {
             config,
             config_json,
             tokenizer: folder,
+            begun_from: None,
             origin,
         })
     }
@@ -151,19 +146,52 @@ fn one_rank_in_f32(recipe: &Recipe) -> Result<(), RecipeError> {
     }
 }
 
+/// Refuses a stage that could not go on with the model of the recipe `model`, which need not be there yet.
+///
+/// # Errors
+/// By key or file, what is wrong and what is allowed.
+pub fn check(recipe: &Recipe, base: &Path, model: &Recipe) -> Result<(), TrainError> {
+    let (_, tokenizer) = tokenizer(model, base)?;
+    let (origin, hf) = start(model, base, &tokenizer)?;
+    let hf = if recipe.train.bias_rate.is_some() { with_choice_bias(origin, hf)?.1 } else { hf };
+    data(recipe, base, &hf.decoder, &tokenizer).map(drop)
+}
+
+/// Where the first weights come from, and what they make up.
+fn start(recipe: &Recipe, base: &Path, tokenizer: &Tokenizer) -> Result<(Origin, HfConfig), TrainError> {
+    let (origin, hf) = origin(recipe, base, tokenizer)?;
+    let mut hf = HfConfig { quantisation: None, dtype: Some("float32".into()), ..hf };
+    if hf.eos.is_empty() {
+        (hf.bos, hf.eos) = (tokenizer.bos(), tokenizer.eos().to_vec());
+    }
+    if recipe.train.bias_rate.is_some() { with_choice_bias(origin, hf) } else { Ok((origin, hf)) }
+}
+
+/// The samples, enough of them and such as the model can take.
+fn data(
+    recipe: &Recipe,
+    base: &Path,
+    config: &DecoderConfig,
+    tokenizer: &Arc<Tokenizer>,
+) -> Result<(Mixture, Schedules), TrainError> {
+    check_fit(recipe, config, tokenizer)?;
+    let mixture = Mixture::open(&recipe.data, base, tokenizer, recipe.train.seed)?;
+    let schedules = Schedules::new(&recipe.train, recipe.data.context);
+    mixture.check(schedules.samples())?;
+    Ok((mixture, schedules))
+}
+
 fn has_experts(config: &DecoderConfig) -> bool {
     config.layers.iter().any(|layer| matches!(layer.ffn, Ffn::Experts(_)))
 }
 
 /// The tokeniser, and the folder with its files.
 fn tokenizer(recipe: &Recipe, base: &Path) -> Result<(PathBuf, Arc<Tokenizer>), TrainError> {
-    let model = &recipe.model;
-    let named = model.tokenizer.as_ref().or(model.from.as_ref()).or(model.upcycle.as_ref());
-    let Some(named) = named else {
+    let Some(named) = recipe.model.tokenizer_path() else {
         let needed_by = "a new model".to_owned();
         return Err(RecipeError::Missing { key: "model.tokenizer".into(), needed_by }.into());
     };
-    let path = base.join(named);
+    let path = paths::join(base, named);
     let folder = if path.file_name().is_some_and(|name| name == "tokenizer.json") && path.is_file() {
         path.parent().unwrap_or(base).to_owned()
     } else if path.is_dir() {
@@ -187,12 +215,12 @@ fn origin(recipe: &Recipe, base: &Path, tokenizer: &Tokenizer) -> Result<(Origin
             (Origin::Fresh(Fresh { seed }), HfConfig::new(decoder))
         }
         Start::From(folder) => {
-            let checkpoint = Checkpoint::open(&base.join(folder))?;
+            let checkpoint = Checkpoint::open(&paths::join(base, folder))?;
             let config = checkpoint.config.clone();
             (Origin::From(Box::new(checkpoint)), config)
         }
         Start::Upcycle { dense, experts, top_k } => {
-            let dense = Checkpoint::open(&base.join(dense))?;
+            let dense = Checkpoint::open(&paths::join(base, dense))?;
             let decoder = upcycled(dense.decoder(), experts, top_k)?;
             let config = HfConfig { decoder, ..dense.config.clone() };
             (Origin::Upcycled(Box::new(Upcycled { dense, seed })), config)

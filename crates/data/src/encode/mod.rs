@@ -54,6 +54,19 @@ pub enum Input {
     },
 }
 
+/// The name of a source of conversations, and its file, from `FILE` or `NAME=FILE`; nothing if neither gives a name.
+pub fn chat_source(given: &str) -> Option<(String, &Path)> {
+    let (name, file) = match given.split_once('=') {
+        Some((name, file)) => (name, Path::new(file)),
+        None => {
+            let name = Path::new(given).file_name()?.to_str()?;
+            (name.split('.').next().unwrap_or_default(), Path::new(given))
+        }
+    };
+    let is_name = !name.is_empty() && !name.contains(['/', '\\']);
+    is_name.then(|| (name.to_owned(), file))
+}
+
 /// A document that is not encoded yet.
 enum Raw {
     Text(String),
@@ -126,6 +139,9 @@ pub fn prepare(
 ) -> Result<Vec<ShardSet>, PrepareError> {
     check(inputs, out, options)?;
     let encoder = Encoder::new(tokenizer)?;
+    if encoder.chat.is_none() && inputs.iter().any(|input| matches!(input, Input::Chat { .. })) {
+        return Err(text::Error::NoTemplate.into());
+    }
     let id = TokenizerId::of(tokenizer)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads.unwrap_or(0)).build();
     let pool = pool.map_err(|error| PrepareError::Threads(error.to_string()))?;

@@ -4,6 +4,7 @@ use super::fim::RESERVE;
 use super::{Fim, MixtureError, Sample};
 use crate::ledger::SourceLedger;
 use crate::packing::{Packed, Piece, Stream};
+use crate::paths;
 use crate::shards::{Corpus, ShardError, ShardSet};
 use spec::random::{self, Permutation, hash};
 use spec::recipe::SourceRecipe;
@@ -73,7 +74,7 @@ impl Source {
     ) -> Result<Self, MixtureError> {
         let name = recipe.name.clone();
         let in_shards = |source| MixtureError::Shards { name: name.clone(), source };
-        let set = ShardSet::open(&base.join(&recipe.path)).map_err(in_shards)?;
+        let set = ShardSet::open(&paths::join(base, &recipe.path)).map_err(in_shards)?;
         set.check_tokenizer(tokenizer).map_err(in_shards)?;
         if set.train().documents() == 0 {
             return Err(MixtureError::NoDocuments { name, folder: set.folder().display().to_string() });

@@ -1,5 +1,6 @@
 //! What is asked of the engine.
 
+use crate::live::handle::Rejected;
 use crate::sampling::Sampling;
 use std::time::Duration;
 
@@ -64,6 +65,25 @@ impl Job {
             deadline: None,
             salt: 0,
         }
+    }
+
+    /// Checks what neither the scheduler checks nor [`crate::logits::Processors`].
+    ///
+    /// # Errors
+    /// The first that is out of its range.
+    pub(super) fn check(&self, vocab: usize) -> Result<(), Rejected> {
+        if let Some(&token) = self.prompt.iter().find(|&&token| token as usize >= vocab) {
+            return Err(Rejected::Token { token, vocab });
+        }
+        if self.choices == 0 {
+            return Err(Rejected::NoChoices);
+        }
+        Ok(self.sampling.validate()?)
+    }
+
+    /// Events that can come of it: the prompt's, one for each token, and for each choice the rest of its text and its end; a failure.
+    pub(super) fn most_events(&self) -> usize {
+        2 + self.choices as usize * (self.max_tokens as usize + 2)
     }
 }
 

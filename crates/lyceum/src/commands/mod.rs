@@ -8,5 +8,6 @@ pub mod eval;
 pub mod generate;
 pub mod inspect;
 pub mod plan;
+pub mod serve;
 pub mod tokenizer;
 pub mod train;

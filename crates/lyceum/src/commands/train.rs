@@ -5,21 +5,24 @@ use crate::options::threads;
 use crate::output;
 use crate::progress::Bars;
 use clap::Args;
-use data::corpus;
+use data::{corpus, paths};
 use indicatif::{ProgressBar, ProgressStyle};
 use miette::{Context, IntoDiagnostic, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
-use spec::recipe::{Recipe, RecipeError};
+use spec::recipe::{Recipe, RecipeError, stages};
 use std::io::{IsTerminal, stderr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+use train::report::Report;
 use train::{Options, Outcome, Progress, Watcher};
 
 /// Train a model as a recipe says
+///
+/// A recipe with [[stages]] is run one stage after the other, each in RUN/NAME, from the model that the one before exported; RUN/model is the last one's.
 ///
 /// Goes on by itself if the run's folder holds a checkpoint. SIGTERM and SIGINT (Ctrl-C) save after the current step and leave; a second one
 /// leaves at once. Exit status 3: too many steps in a row could not be trusted; the last good checkpoint is named, and the run goes on from there.
@@ -42,7 +45,7 @@ pub struct Train {
     #[arg(long, value_name = "PER_HOUR", value_parser = price, allow_negative_numbers = true)]
     price: Option<f64>,
 
-    /// Put another value in place of the recipe's: section.key=value
+    /// Put another value in place of the recipe's: section.key=value, or stages.NAME.section.key=value
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 
@@ -72,30 +75,48 @@ impl Train {
         };
         let text = std::fs::read_to_string(path).into_diagnostic();
         let text = text.wrap_err_with(|| format!("cannot read {}", path.display()))?;
-        let recipe = match Recipe::parse(&text, &self.set) {
+        let stages = match stages::parse(&text, &self.set) {
             Err(error @ RecipeError::Setting { .. }) => return Err(misuse(error.to_string())),
             parsed => parsed.into_diagnostic().wrap_err_with(|| path.display().to_string())?,
         };
         let named = Path::new("runs").join(path.file_stem().unwrap_or(path.as_os_str()));
         let base = path.parent().unwrap_or(Path::new("."));
-        make_corpus(&recipe, base)?;
+        for stage in &stages {
+            make_corpus(&stage.recipe, base)?;
+        }
         let stop = stop_on_signals()?;
         let options =
             Options { base, run: self.run.as_deref().unwrap_or(&named), threads: threads(self.threads), stop: &stop };
-        let outcome = train::train(&recipe, &options, &mut Screen::new()).into_diagnostic()?;
+        let outcome = train::train_stages(&stages, &options, &mut Screen::new()).into_diagnostic()?;
         self.tell(&outcome, options.run)
     }
 
     /// Writes the page of a run.
     fn report(&self, run: &Path) -> Result<()> {
         let price = self.price.unwrap_or(0.0);
-        let (report, page) = train::report::write(run, price).into_diagnostic()?;
-        let parts = report.timing.parts();
+        let Some(names) = train::stages::listed(run).into_diagnostic()? else {
+            let (report, page) = train::report::write(run, price).into_diagnostic()?;
+            return if self.json {
+                output::json(&self.figures(&report, &page))
+            } else {
+                output::line(&goodput(&report, &page))
+            };
+        };
+        let (stages, index) = train::report::write_stages(run, &names, price).into_diagnostic()?;
         if !self.json {
-            let (goodput, whole) = (100.0 * parts.goodput(), parts.whole() / 3600.0);
-            return output::line(&format!("{}: goodput {goodput:.1}% of {whole:.2} hours", page.display()));
+            let begun = stages.iter().filter_map(|(_, page)| page.as_ref());
+            begun.map(|(report, page)| output::line(&goodput(report, page))).collect::<Result<()>>()?;
+            return output::line(&format!("{}: all of them", index.display()));
         }
-        output::json(&json!({
+        let figures = |page: &Option<(Report, PathBuf)>| page.as_ref().map(|(report, page)| self.figures(report, page));
+        let stages: serde_json::Map<_, _> =
+            stages.iter().map(|(name, page)| (name.clone(), json!(figures(page)))).collect();
+        output::json(&json!({ "report": index, "stages": stages }))
+    }
+
+    fn figures(&self, report: &Report, page: &Path) -> Value {
+        let parts = report.timing.parts();
+        json!({
             "report": page,
             "step": report.log.step,
             "tokens": report.log.tokens,
@@ -106,7 +127,7 @@ impl Train {
             "replayed_steps": report.timing.replayed_steps(),
             "tokens_per_second": report.timing.average().map(|(rate, _)| rate),
             "mfu": report.timing.average().map(|(_, mfu)| mfu),
-        }))
+        })
     }
 
     fn tell(&self, outcome: &Outcome, run: &Path) -> Result<()> {
@@ -138,20 +159,26 @@ impl Train {
     }
 }
 
+/// The page of a run, in a line.
+fn goodput(report: &Report, page: &Path) -> String {
+    let parts = report.timing.parts();
+    let (goodput, hours) = (100.0 * parts.goodput(), parts.whole() / 3600.0);
+    format!("{}: goodput {goodput:.1}% of {hours:.2} hours", page.display())
+}
+
 /// Makes the recipe's corpus, if it has one and this is the first time.
 fn make_corpus(recipe: &Recipe, base: &Path) -> Result<()> {
     let Some(corpus) = &recipe.data.corpus else { return Ok(()) };
     let bars = Bars::default();
     let watch = |step, done, total| bars.set(step, done, total);
-    let tokenizer = recipe.model.tokenizer.as_deref().map(Path::new);
+    let tokenizer = recipe.model.tokenizer_path().map(Path::new);
     let made = corpus::make(corpus, base, tokenizer, &watch).into_diagnostic()?;
     drop(bars);
     if made {
-        let folder = base.join(&corpus.folder);
-        output::note(&format!(
-            "the corpus is made: lyceum data inspect {0}/collection and lyceum data stats {0}/shards tell of it",
-            folder.display()
-        ));
+        let folder = paths::join(base, &corpus.folder);
+        let inspect = if corpus.has_texts() { "lyceum data inspect {0}/collection and " } else { "" };
+        let text = format!("the corpus is made: {inspect}lyceum data stats {{0}}/shards tells of it");
+        output::note(&text.replace("{0}", &folder.display().to_string()));
     }
     Ok(())
 }

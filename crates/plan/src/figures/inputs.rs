@@ -5,7 +5,7 @@ use crate::hardware::{Accelerator, Catalogue, Cluster};
 use crate::layout::{Job, Layout};
 use crate::train::Memory;
 use spec::ParameterCount;
-use spec::recipe::{LayoutRecipe, Recipe};
+use spec::recipe::{LayoutRecipe, PipelineSchedule, Recipe};
 
 /// A recipe, the devices of the report, and the report's facts.
 #[derive(Clone, Debug)]
@@ -15,7 +15,7 @@ pub struct Inputs {
     pub(super) recipe: Recipe,
     pub(super) job: Job,
     pub(super) count: ParameterCount,
-    /// The layout without expert parallelism: the report names none.
+    /// The layout without expert parallelism and chunks: the report names neither.
     pub(super) layout: Layout,
     pub(super) cluster: Cluster,
     pub(super) h100: Accelerator,
@@ -36,7 +36,8 @@ impl Inputs {
         };
         let layout = hardware.layout.ok_or_else(|| missing("hardware.layout"))?;
         let job = Job::new(recipe)?;
-        let layout = LayoutRecipe { expert: 1, ..layout };
+        let schedule = PipelineSchedule::OneForwardOneBackward;
+        let layout = LayoutRecipe { expert: 1, schedule, interleave: 1, ..layout };
         let layout = Layout::new(&job, &cluster, layout, recipe.train.micro_batch, recipe.train.recompute)?;
         let (h100, count) = (catalogue.get("h100")?.clone(), job.config.count_parameters());
         Ok(Self { facts, recipe: recipe.clone(), job, count, layout, cluster, h100 })

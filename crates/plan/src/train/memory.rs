@@ -30,14 +30,23 @@ impl Memory {
         self.weights + self.gradients + self.optimiser + self.activations + self.buffers
     }
 
-    /// The fullest device.
+    /// The fullest device. It is one of the first, second or last stage: the first looks up embeddings, the last computes logits, and of those between
+    /// none has more layers or more micro-batches in flight than the second.
     pub fn worst(job: &Job, layout: &Layout, schedule: &Schedule) -> Self {
-        let stages = (0..layout.recipe.pipeline).map(|stage| Self::of_stage(job, layout, schedule, stage));
-        stages.fold(Self::default(), |worst, memory| if memory.total() > worst.total() { memory } else { worst })
+        fullest(layout, |stage| Self::of_stage(job, layout, schedule, stage))
+    }
+
+    /// The same without activations, which no schedule changes.
+    pub fn worst_state(job: &Job, layout: &Layout) -> Self {
+        fullest(layout, |stage| Self::state(job, layout, stage))
     }
 
     /// A device of one stage.
     pub fn of_stage(job: &Job, layout: &Layout, schedule: &Schedule, stage: usize) -> Self {
+        Self { activations: activations(job, layout, schedule, stage), ..Self::state(job, layout, stage) }
+    }
+
+    fn state(job: &Job, layout: &Layout, stage: usize) -> Self {
         let part = layout.part(job, stage);
         let held = job.table.held(&job.config, &part);
         let total = held.total() as f64;
@@ -48,10 +57,17 @@ impl Memory {
             weights: total * job.bytes.weight,
             gradients: total * job.bytes.gradient,
             optimiser: optimiser * job.bytes.optimiser,
-            activations: activations(job, layout, schedule, stage),
+            activations: 0.0,
             buffers: RESERVE,
         }
     }
+}
+
+fn fullest(layout: &Layout, of_stage: impl Fn(usize) -> Memory) -> Memory {
+    let last = layout.recipe.pipeline - 1;
+    let stages = [0, 1.min(last), last];
+    let larger = |a: Memory, b: Memory| if b.total() > a.total() { b } else { a };
+    stages.into_iter().map(of_stage).fold(Memory::default(), larger)
 }
 
 fn activations(job: &Job, layout: &Layout, schedule: &Schedule, stage: usize) -> f64 {

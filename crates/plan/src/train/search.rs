@@ -30,20 +30,35 @@ const CHUNKS: [usize; 4] = [2, 3, 4, 8];
 pub fn search(job: &Job, request: &Request, tokens: u64) -> Result<Vec<Candidate>, TrainError> {
     request.validate()?;
     let limit = request.cluster.accelerator.memory.value;
-    let (mut fitting, mut nearest) = (Vec::new(), None::<(f64, Layout)>);
+    let mut fitting = Vec::new();
+    let mut nearest = None::<(f64, Layout)>;
     for layout in layouts(job, request) {
-        let Ok(schedule) = layout.schedule(layout.micro_batches(job, tokens)) else { continue };
-        let memory = Memory::worst(job, &layout, &schedule);
-        if memory.total() > limit {
-            let over = memory.total() - limit;
+        let over = |memory: Memory| Some(memory.total() - limit).filter(|over| *over > 0.0);
+        let mut lacks = |over: f64, layout: Layout| {
             if nearest.is_none_or(|(least, _)| over < least) {
                 nearest = Some((over, layout));
             }
+        };
+        if let Some(over) = over(Memory::worst_state(job, &layout)) {
+            lacks(over, layout);
             continue;
         }
-        let timing = Timing::new(job, &request.cluster, &layout, request.efficiency);
-        if let Ok((step, _)) = timing.step_with(tokens, &schedule) {
-            fitting.push(Candidate { layout, memory, step });
+        let micro_batches = layout.micro_batches(job, tokens);
+        // More replicas than there is work for.
+        if micro_batches == 1 && tokens < (layout.data * layout.micro_batch * job.context) as u64 {
+            continue;
+        }
+        let Ok(schedule) = layout.schedule(micro_batches) else { continue };
+        for layout in [Layout { recompute: false, ..layout }, layout] {
+            let memory = Memory::worst(job, &layout, &schedule);
+            if let Some(over) = over(memory) {
+                lacks(over, layout);
+                continue;
+            }
+            let timing = Timing::new(job, &request.cluster, &layout, request.efficiency);
+            if let Ok((step, _)) = timing.step_with(tokens, &schedule) {
+                fitting.push(Candidate { layout, memory, step });
+            }
         }
     }
     if fitting.is_empty() {
@@ -58,6 +73,7 @@ pub fn search(job: &Job, request: &Request, tokens: u64) -> Result<Vec<Candidate
     Ok(fitting)
 }
 
+/// What may divide the job, recomputing.
 fn layouts(job: &Job, request: &Request) -> Vec<Layout> {
     let cluster = &request.cluster;
     let layers = job.config.layers.len();
@@ -69,8 +85,8 @@ fn layouts(job: &Job, request: &Request) -> Vec<Layout> {
             for expert in divisors(experts) {
                 for (schedule, interleave) in schedules(pipeline, layers / pipeline) {
                     let recipe = LayoutRecipe { tensor, pipeline, expert, schedule, interleave, zero: true };
-                    for (micro_batch, recompute) in MICRO_BATCHES.into_iter().flat_map(|n| [(n, false), (n, true)]) {
-                        all.extend(Layout::new(job, cluster, recipe, micro_batch, recompute).ok());
+                    for micro_batch in MICRO_BATCHES {
+                        all.extend(Layout::new(job, cluster, recipe, micro_batch, true).ok());
                     }
                 }
             }

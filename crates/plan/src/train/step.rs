@@ -195,9 +195,11 @@ impl<'a> Timing<'a> {
         let seconds = |flops: u64, share: f64| flops as f64 * tokens / tensor as f64 / (self.peak() * share);
         let products = seconds(flops.layers, self.efficiency.products);
         let attention = seconds(flops.attention, self.efficiency.attention);
-        // What lies between products is written once and read once.
-        let moved = 2.0 * tokens * layer_bytes(self.job, self.layout, layer);
-        let moving = moved / (accelerator.bandwidth.value * self.efficiency.bandwidth);
+        // What lies between products is written once and read once; so are the weights, and their gradients read and written.
+        let rate = accelerator.bandwidth.value * self.efficiency.bandwidth;
+        let weights = self.weights(&one) * self.job.bytes.weight / rate;
+        let gradients = 2.0 * self.weights(&one) * self.job.bytes.gradient / rate;
+        let moving = 2.0 * tokens * layer_bytes(self.job, self.layout, layer) / rate + weights;
         let forward = products + attention + moving;
         // Gradients of attention compute its scores again: five products for two.
         let backward_input = products + 2.5 * attention + moving;
@@ -205,10 +207,18 @@ impl<'a> Timing<'a> {
         Work {
             forward,
             backward_input,
-            backward_weight: products,
+            backward_weight: products + gradients,
             recomputed: if self.layout.recompute { forward } else { 0.0 },
             exchanged: sums + self.routing(layer),
         }
+    }
+
+    /// Elements of a layer on one device; `one` is the decoder with that layer alone.
+    fn weights(&self, one: &spec::DecoderConfig) -> f64 {
+        let layer = &one.count_parameters().layers[0];
+        let experts = (one.experts(0) as u64 * layer.expert) as f64;
+        let shared = (layer.attention + layer.ffn) as f64 - experts;
+        (shared + experts / self.layout.recipe.expert as f64) / self.layout.recipe.tensor as f64
     }
 
     /// Seconds in which rows go to their experts and come back.

@@ -35,6 +35,10 @@ pub struct CorpusRecipe {
     /// Files and folders, relative to the recipe; each is a source by its own name, or by NAME=PATH.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<String>,
+    /// Files of conversations (`{"messages": [...]}` on each line; JSONL, also packed by zstd), relative to the recipe; each is a source by its own
+    /// name, or by NAME=FILE. They are laid out by the tokeniser's chat template, and only the assistant's words are targets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chats: Vec<String>,
     /// Filters by name, instead of the usual ones; an empty list keeps everything, copies too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filters: Option<Vec<String>>,
@@ -118,8 +122,14 @@ pub enum InvalidData {
         name: String,
     },
     /// A corpus of nothing.
-    #[error("data.corpus names nothing to collect: give it cargo = \"Cargo.lock\", or paths")]
+    #[error("data.corpus names nothing to collect: give it cargo = \"Cargo.lock\", paths, or chats")]
     EmptyCorpus,
+    /// A tokeniser to be learned, and no text to learn it from.
+    #[error(
+        "data.corpus.vocab_size asks for a tokenizer, which is learned from texts, and there are only chats: add cargo or paths, or name \
+         a tokenizer in model.tokenizer instead"
+    )]
+    OnlyChats,
     /// A source without a name or a path.
     #[error("data.sources[{index}] has an empty {key}")]
     Empty {
@@ -150,9 +160,16 @@ impl CorpusRecipe {
         self.vocab_size.map(|_| format!("{}/tokenizer", self.folder))
     }
 
+    /// Whether there is something to collect beside conversations.
+    pub fn has_texts(&self) -> bool {
+        self.cargo.is_some() || !self.paths.is_empty()
+    }
+
     fn validate(&self) -> Result<(), InvalidData> {
-        if self.cargo.is_none() && self.paths.is_empty() {
-            return Err(InvalidData::EmptyCorpus);
+        match (self.has_texts(), self.chats.is_empty(), self.vocab_size) {
+            (false, true, _) => return Err(InvalidData::EmptyCorpus),
+            (false, _, Some(_)) => return Err(InvalidData::OnlyChats),
+            _ => {}
         }
         in_range("data.corpus.held_out".into(), Some(self.held_out), |h| (0.0..1.0).contains(&h), "0 to under 1".into())
     }
@@ -160,7 +177,7 @@ impl CorpusRecipe {
 
 impl DataRecipe {
     /// Names the shards of sources that the corpus makes.
-    pub(super) fn find_shards(&mut self) {
+    pub fn find_shards(&mut self) {
         if let Some(corpus) = &self.corpus {
             for source in self.sources.iter_mut().filter(|source| source.path.is_empty()) {
                 source.path = format!("{}/shards/{}", corpus.folder, source.name);

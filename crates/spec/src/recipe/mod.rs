@@ -4,11 +4,13 @@ pub mod data;
 pub mod hardware;
 pub mod model;
 mod settings;
+pub mod stages;
 pub mod train;
 
 pub use data::{CorpusRecipe, DataRecipe, InvalidData, Packing, SourceRecipe};
 pub use hardware::{HardwareRecipe, LayoutRecipe, PipelineSchedule};
 pub use model::{ModelRecipe, Start};
+pub use stages::Stage;
 pub use train::{BalanceForm, Batch, Export, OptimiserKind, Precision, Schedule, TrainRecipe};
 
 use crate::validate::InvalidConfig;
@@ -71,6 +73,12 @@ pub enum RecipeError {
         /// Beside what.
         beside: String,
     },
+    /// What is wrong with a stage, its place first.
+    #[error("{0}")]
+    Stage(String),
+    /// Several runs where one is meant.
+    #[error("the recipe has stages ({}): each is a run of its own, and what was asked for looks at one", .0.join(", "))]
+    Staged(Vec<String>),
     /// A data section that contradicts itself.
     #[error(transparent)]
     Data(#[from] InvalidData),
@@ -85,17 +93,24 @@ impl RecipeError {
         Self::Value { key: key.into(), value: value.to_string(), allowed: allowed.into() }
     }
 
+    fn stage(place: impl Display, problem: impl Display) -> Self {
+        Self::Stage(format!("{place}: {problem}"))
+    }
+
     fn meaningless(key: impl Into<String>, beside: impl Into<String>) -> Self {
         Self::Meaningless { key: key.into(), beside: beside.into() }
     }
 }
 
 impl Recipe {
-    /// Reads a recipe, with `key=value` settings in place of what it says, and refuses contradictions.
+    /// Reads a recipe of one run, with `key=value` settings in place of what it says, and refuses contradictions.
     ///
     /// # Errors
-    /// What cannot be understood or followed, by key, with what is allowed.
+    /// What cannot be understood or followed, by key, with what is allowed; stages, which [`stages::parse`] reads.
     pub fn parse(text: &str, settings: &[String]) -> Result<Self, RecipeError> {
+        if let Some(names) = toml::from_str(text).ok().as_ref().and_then(stages::names) {
+            return Err(RecipeError::Staged(names));
+        }
         let mut recipe: Self = match settings {
             [] => toml::from_str(text)?,
             settings => {
@@ -104,13 +119,24 @@ impl Recipe {
                 table.try_into()?
             }
         };
-        recipe.data.find_shards();
-        let model = &mut recipe.model;
-        if model.tokenizer.is_none() && model.from.is_none() && model.upcycle.is_none() {
-            model.tokenizer = recipe.data.corpus.as_ref().and_then(CorpusRecipe::tokenizer);
-        }
+        recipe.resolve();
         recipe.validate()?;
         Ok(recipe)
+    }
+
+    /// The same run, but going on with the model in a folder, and with the tokeniser that the recipe names.
+    pub fn continuing(&self, model: &str) -> Self {
+        let tokenizer = self.model.tokenizer_path().map(str::to_owned);
+        let model = ModelRecipe { tokenizer, from: Some(model.to_owned()), ..ModelRecipe::default() };
+        Self { model, ..self.clone() }
+    }
+
+    /// Names what the corpus will hold where nothing else is named.
+    fn resolve(&mut self) {
+        self.data.find_shards();
+        if self.model.tokenizer_path().is_none() {
+            self.model.tokenizer = self.data.corpus.as_ref().and_then(CorpusRecipe::tokenizer);
+        }
     }
 
     /// Refuses what contradicts itself, before any file is opened.

@@ -96,6 +96,11 @@ impl ModelRecipe {
         }
     }
 
+    /// Where the tokeniser is: as the recipe says, or with the model that it starts from.
+    pub fn tokenizer_path(&self) -> Option<&str> {
+        self.tokenizer.as_deref().or(self.from.as_deref()).or(self.upcycle.as_deref())
+    }
+
     /// The decoder of a new model; `tokens` and `context` are what a tokeniser and the data ask for.
     ///
     /// # Errors

@@ -3,8 +3,8 @@
 use super::RecipeError;
 use toml::{Table, Value};
 
-/// Puts one setting into a recipe: `train.lr=1e-3`, `data.sources.0.weight=2`, `model.family="llama"` (quotes may be left out). Whether the
-/// key is known and the value of its type is found when the recipe is read.
+/// Puts one setting into a recipe: `train.lr=1e-3`, `data.sources.0.weight=2` or `data.sources.code.weight=2` (entries of a list go by number or
+/// name), `model.family="llama"` (quotes may be left out). Whether the key is known and the value of its type is found when the recipe is read.
 pub(super) fn apply(recipe: &mut Table, setting: &str) -> Result<(), RecipeError> {
     let wrong = |problem: &str| RecipeError::Setting { setting: setting.into(), problem: problem.into() };
     let (key, value) = setting.split_once('=').ok_or_else(|| wrong("it has no `=`; give key=value"))?;
@@ -16,24 +16,24 @@ pub(super) fn apply(recipe: &mut Table, setting: &str) -> Result<(), RecipeError
         return Err(wrong("its key names no section; give section.key=value"));
     };
     let section = recipe.entry(*first).or_insert_with(|| Value::Table(Table::new()));
-    let place = inner.iter().try_fold(section, |at, part| step(at, part));
+    let place = inner.iter().try_fold(section, |at, part| step(at, part)).map_err(wrong)?;
     let value = parse(value.trim());
     match place {
-        Some(Value::Table(table)) => drop(table.insert((*last).to_owned(), value)),
-        Some(Value::Array(list)) => match last.parse().ok().and_then(|i: usize| list.get_mut(i)) {
-            Some(entry) => *entry = value,
-            None => return Err(wrong("the list has no such entry")),
-        },
-        _ => return Err(wrong("its key leads through something that is no section")),
+        Value::Table(table) => drop(table.insert((*last).to_owned(), value)),
+        place => *step(place, last).map_err(wrong)? = value,
     }
     Ok(())
 }
 
-fn step<'a>(at: &'a mut Value, part: &str) -> Option<&'a mut Value> {
+fn step<'a>(at: &'a mut Value, part: &str) -> Result<&'a mut Value, &'static str> {
     match at {
-        Value::Table(table) => Some(table.entry(part).or_insert_with(|| Value::Table(Table::new()))),
-        Value::Array(list) => list.get_mut(part.parse::<usize>().ok()?),
-        _ => None,
+        Value::Table(table) => Ok(table.entry(part).or_insert_with(|| Value::Table(Table::new()))),
+        Value::Array(list) => {
+            let named = list.iter().position(|entry| entry.get("name").and_then(Value::as_str) == Some(part));
+            let index = named.or_else(|| part.parse().ok());
+            index.and_then(|index| list.get_mut(index)).ok_or("the list has no such entry, by number or by name")
+        }
+        _ => Err("its key leads through something that is no section"),
     }
 }
 

@@ -62,6 +62,19 @@ pub(super) fn verify(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// A checksum of every file in a folder and its name, in hexadecimal.
+pub(crate) fn digest(folder: &Path) -> Result<String, TrainError> {
+    let mut files = BTreeMap::new();
+    survey(folder, "", &mut |path, name| {
+        let entry = File::open(path).and_then(|file| checksum(&file)).map_err(TrainError::io("read", path))?;
+        files.insert(name, entry.xxh3);
+        Ok(())
+    })?;
+    let mut hasher = Hasher::new();
+    files.iter().for_each(|(name, sum)| hasher.write(format!("{name}\n{sum}\n").as_bytes()));
+    Ok(format!("{:032x}", hasher.finish_128()))
+}
+
 fn checksum(mut file: &File) -> std::io::Result<Entry> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; 1 << 20];

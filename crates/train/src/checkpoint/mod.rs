@@ -6,6 +6,8 @@
 
 mod manifest;
 
+pub(crate) use manifest::digest;
+
 use crate::files::{sync_folder, write_synced};
 use crate::statistics::Running;
 use crate::{Optimiser, TrainError, failpoint};
@@ -45,6 +47,9 @@ pub struct State {
     pub ledger: Ledger,
     /// The recipe as it was followed.
     pub recipe: Recipe,
+    /// The checksum of the model that a stage went on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun_from: Option<String>,
 }
 
 /// What a checkpoint is written from. The tensors must not change until it is.
@@ -83,6 +88,11 @@ impl Checkpoints {
             }
         }
         Ok(checkpoints)
+    }
+
+    /// Those below a run's folder, to look at only.
+    pub fn there(run: &Path) -> Self {
+        Self { folder: run.join("checkpoints") }
     }
 
     /// Where the checkpoint of a step is.
@@ -196,8 +206,10 @@ impl Checkpoints {
 
     fn names(&self) -> Result<Vec<String>, TrainError> {
         let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
-        let names = fs::read_dir(&self.folder).and_then(|entries| entries.map(name).collect());
-        names.map_err(TrainError::io("read", &self.folder))
+        match fs::read_dir(&self.folder).and_then(|entries| entries.map(name).collect()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            names => names.map_err(TrainError::io("read", &self.folder)),
+        }
     }
 }
 
@@ -246,7 +258,7 @@ pub(crate) fn read_optimiser(
 }
 
 /// The state of a checkpoint that is whole.
-fn read_state(folder: &Path) -> Result<State, TrainError> {
+pub(crate) fn read_state(folder: &Path) -> Result<State, TrainError> {
     let path = folder.join("state.json");
     let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
     serde_json::from_str(&text).map_err(|source| TrainError::OtherVersion { path, source })

@@ -5,10 +5,12 @@
 mod charts;
 mod lines;
 pub mod page;
+mod stages;
 pub mod steps;
 pub mod thinned;
 pub mod time;
 
+pub use stages::{StagePage, write_stages};
 pub use steps::Log;
 pub use time::{Parts, Timing};
 
@@ -64,11 +66,15 @@ impl Report {
 /// A folder that holds no run, or what cannot be read or written.
 pub fn write(run: &Path, price: f64) -> Result<(Report, PathBuf), TrainError> {
     let report = Report::read(run)?;
-    let whole = fs::canonicalize(run).unwrap_or_else(|_| run.to_owned());
-    let name = whole.file_name().unwrap_or(whole.as_os_str()).to_string_lossy();
     let path = run.join("report.html");
-    files::replace(&path, page::render(&report, &name, price).as_bytes())?;
+    files::replace(&path, page::render(&report, &name(run), price).as_bytes())?;
     Ok((report, path))
+}
+
+/// What a run is called: as its folder.
+fn name(run: &Path) -> String {
+    let whole = fs::canonicalize(run).unwrap_or_else(|_| run.to_owned());
+    whole.file_name().unwrap_or(whole.as_os_str()).to_string_lossy().into_owned()
 }
 
 fn read_if_there(path: &Path) -> Result<Option<String>, TrainError> {

@@ -49,7 +49,7 @@ pub fn render(report: &Report, name: &str, price: f64) -> String {
 }
 
 /// What the run does now, in a sentence.
-fn state(report: &Report) -> String {
+pub(super) fn state(report: &Report) -> String {
     let tokens = report.log.tokens;
     let all = report.recipe.as_ref().map_or(0, |recipe| recipe.train.tokens);
     let share = if all > 0 { 100.0 * tokens as f64 / all as f64 } else { 0.0 };
@@ -279,7 +279,7 @@ fn no_ledger() -> String {
 }
 
 /// Text as HTML.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -295,7 +295,7 @@ fn escape(text: &str) -> String {
 }
 
 /// A count with a unit.
-fn count(n: u64) -> String {
+pub(super) fn count(n: u64) -> String {
     let scales = [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")];
     match scales.into_iter().find(|(scale, _)| n as f64 >= *scale) {
         Some((scale, unit)) => format!("{:.2}{unit}", n as f64 / scale),
@@ -303,7 +303,7 @@ fn count(n: u64) -> String {
     }
 }
 
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
         0..60 => format!("{seconds:.1} s"),
@@ -313,7 +313,7 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-fn money(amount: f64) -> String {
+pub(super) fn money(amount: f64) -> String {
     if amount > 0.0 && amount < 1.0 { format!("{amount:.4}") } else { format!("{amount:.2}") }
 }
 

@@ -79,18 +79,10 @@ impl Prepare {
 
 /// `FILE`, or `NAME=FILE`.
 fn chat_input(given: &str) -> Result<Input> {
-    let (name, file) = match given.split_once('=') {
-        Some((name, file)) => (name.to_string(), PathBuf::from(file)),
-        None => {
-            let file = PathBuf::from(given);
-            let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            (name.split('.').next().unwrap_or_default().to_string(), file)
-        }
-    };
-    if name.is_empty() || name.contains(['/', '\\']) {
-        return Err(misuse(format!("--chat {given} names no source: write NAME=FILE")));
+    match encode::chat_source(given) {
+        Some((source, file)) => Ok(Input::Chat { file: file.to_owned(), source }),
+        None => Err(misuse(format!("--chat {given} names no source: write NAME=FILE"))),
     }
-    Ok(Input::Chat { file, source: name })
 }
 
 /// A share as a fraction or in percent.

@@ -68,7 +68,7 @@ pub fn print(sets: &[ShardSet], as_json: bool) -> Result<()> {
 fn open(path: &Path) -> Result<Vec<ShardSet>> {
     let folders = if path.extension().is_some_and(|extension| extension == "toml") {
         let base = path.parent().unwrap_or(Path::new(""));
-        recipe(path)?.sources.iter().map(|source| base.join(&source.path)).collect()
+        recipe(path)?.sources.iter().map(|source| data::paths::join(base, &source.path)).collect()
     } else if path.join("index.json").is_file() {
         vec![path.to_path_buf()]
     } else {
@@ -80,7 +80,8 @@ fn open(path: &Path) -> Result<Vec<ShardSet>> {
 fn recipe(path: &Path) -> Result<DataRecipe> {
     let name = || path.display().to_string();
     let text = std::fs::read_to_string(path).into_diagnostic().wrap_err_with(name)?;
-    let recipe: Recipe = toml::from_str(&text).into_diagnostic().wrap_err_with(name)?;
+    let mut recipe: Recipe = toml::from_str(&text).into_diagnostic().wrap_err_with(name)?;
+    recipe.data.find_shards();
     recipe.data.validate().into_diagnostic().wrap_err_with(name)?;
     Ok(recipe.data)
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 /// Say what a training run needs and costs: memory, step time, days, dollars
 ///
-/// The layout is the recipe's ([hardware.layout]); where it has none, the fastest that fits. Which figures are measured, which are from data sheets and which are
+/// The layout is the recipe's (its section hardware.layout); where it has none, the fastest that fits. Which figures are measured, which are from data sheets and which are
 /// assumed: docs/planning.md.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  lyceum plan train recipes/gpt4.toml --hardware a100-40g:25000 --price 1.00\n  \

@@ -1,14 +1,13 @@
 //! Gradients of gated networks over the rows routed to them.
 
-// Units write disjoint rows.
-#![allow(unsafe_code)]
+// Units write disjoint rows. Loops over indices of several slices are what the instruction set is used for.
+#![allow(unsafe_code, clippy::needless_range_loop)]
 
 use super::norm::dot;
-use super::vector::exp_less;
 use crate::buffer::Tensor;
 use crate::cpu::Device;
 use crate::cpu::experts::{Dispatch, Expert, Gating};
-use crate::cpu::isa::Level;
+use crate::cpu::isa::{self, Isa, Kernel, exp};
 use crate::cpu::matmul::Rows;
 use crate::cpu::matrix::PANEL;
 use crate::cpu::ops::Routing;
@@ -36,6 +35,7 @@ impl ExpertSaves {
 }
 
 /// What a gate's sigmoid is taken of, negated.
+#[inline(always)]
 fn negated_slope(gating: Gating, gate: f32) -> f32 {
     match gating {
         Gating::SwiGlu => -gate,
@@ -60,23 +60,36 @@ fn gate_backward(gating: Gating, s: f32, gate: &mut f32, up: &mut f32, dh: f32) 
     }
 }
 
-/// [`gate_backward`] of one entry: pairs of 16 gates and 16 ups.
-fn gates_backward(level: Level, gating: Gating, pairs: &mut [f32], dhidden: &[f32]) {
-    let mut sigmoids = vec![0f32; pairs.len() / 2];
-    for (pair, sigmoids) in pairs.chunks_exact(2 * PANEL).zip(sigmoids.chunks_exact_mut(PANEL)) {
-        sigmoids.iter_mut().zip(pair).for_each(|(s, gate)| *s = negated_slope(gating, *gate));
-    }
-    exp_less(level, &mut sigmoids, 0.0);
-    sigmoids.iter_mut().for_each(|s| *s = 1.0 / (1.0 + *s));
-    let lanes = sigmoids.chunks_exact(PANEL).zip(dhidden.chunks(PANEL));
-    for (pair, (s, dh)) in pairs.chunks_exact_mut(2 * PANEL).zip(lanes) {
-        let (gates, ups) = pair.split_at_mut(PANEL);
-        for (((gate, up), s), dh) in gates.iter_mut().zip(ups.iter_mut()).zip(s).zip(dh) {
-            gate_backward(gating, *s, gate, up, *dh);
+/// [`gate_backward`] of one entry: `pairs` of 16 gates and 16 ups.
+struct GatesBackward<'a> {
+    gating: Gating,
+    pairs: &'a mut [f32],
+    dhidden: &'a [f32],
+}
+
+impl Kernel for GatesBackward<'_> {
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let Self { gating, pairs, dhidden } = self;
+        for (pair, dh) in pairs.chunks_exact_mut(2 * PANEL).zip(dhidden.chunks(PANEL)) {
+            let (gates, ups) = pair.split_at_mut(PANEL);
+            let mut s = [0f32; PANEL];
+            for i in 0..PANEL {
+                s[i] = negated_slope(gating, gates[i]);
+            }
+            for half in s.as_chunks_mut::<8>().0 {
+                // SAFETY: eight floats.
+                unsafe { I::store(half.as_mut_ptr(), exp::<I>(I::load(half.as_ptr()))) };
+            }
+            // Lanes past the width of the network have no gradient.
+            let mut padded = [0f32; PANEL];
+            padded[..dh.len()].copy_from_slice(dh);
+            for i in 0..PANEL {
+                gate_backward(gating, 1.0 / (1.0 + s[i]), &mut gates[i], &mut ups[i], padded[i]);
+            }
+            gates[dh.len()..].fill(0.0);
+            ups[dh.len()..].fill(0.0);
         }
-        // Lanes past the width of the network.
-        gates[dh.len()..].fill(0.0);
-        ups[dh.len()..].fill(0.0);
     }
 }
 
@@ -130,7 +143,9 @@ impl Device {
         self.for_rows(entries, &|entry| {
             // SAFETY: one writer per entry.
             let pairs = unsafe { shared.part(entry, 0, cols) };
-            gates_backward(level, gating, pairs, dhidden.row(entry));
+            let gates = GatesBackward { gating, pairs, dhidden: dhidden.row(entry) };
+            // SAFETY: the level was detected by the device.
+            unsafe { isa::run(level, gates) };
         });
         let mut dentries = Tensor::stale(entries, dx.cols());
         for (e, expert) in experts.iter().enumerate() {

@@ -119,13 +119,15 @@ impl Device {
         let stride = tokens.next_multiple_of(PANEL) + PANEL;
         let panels = outputs.div_ceil(PANEL);
         let mut scratch = std::mem::take(&mut self.weight_scratch);
-        scratch.x.resize(inputs * stride, 0.0);
-        scratch.dy.resize(panels * tokens * PANEL, 0.0);
+        let (x_len, dy_len) = (inputs * stride, panels * tokens * PANEL);
+        // Only ever grown, so that networks of different sizes in turn do not clear it each time.
+        scratch.x.resize(x_len.max(scratch.x.len()), 0.0);
+        scratch.dy.resize(dy_len.max(scratch.dy.len()), 0.0);
         let level = self.level;
         let x_rows: Vec<&[f32]> = (0..tokens).map(|i| x.row(rows.get(i))).collect();
         let dy_rows: Vec<&[f32]> = (0..tokens).map(|i| &dy.row(first + i)[..outputs]).collect();
-        let input_blocks: Vec<_> = scratch.x.chunks_mut(64 * stride).map(Mutex::new).collect();
-        let dy_panels: Vec<_> = scratch.dy.chunks_mut(tokens * PANEL).map(Mutex::new).collect();
+        let input_blocks: Vec<_> = scratch.x[..x_len].chunks_mut(64 * stride).map(Mutex::new).collect();
+        let dy_panels: Vec<_> = scratch.dy[..dy_len].chunks_mut(tokens * PANEL).map(Mutex::new).collect();
         self.pool.for_each(input_blocks.len() + panels, &|unit, _| match unit.checked_sub(panels) {
             None => {
                 if let Ok(mut panel) = dy_panels[unit].lock() {

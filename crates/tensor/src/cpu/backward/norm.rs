@@ -21,6 +21,17 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
+/// The same of three.
+fn dot_of_three(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
+    let mut lanes = [0f32; 8];
+    let ((a, a_rest), (b, b_rest), (c, c_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>(), c.as_chunks::<8>());
+    for ((a, b), c) in a.iter().zip(b).zip(c) {
+        lanes.iter_mut().zip(a).zip(b.iter().zip(c)).for_each(|((sum, a), (b, c))| *sum += a * b * c);
+    }
+    let rest = a_rest.iter().zip(b_rest).zip(c_rest).map(|((a, b), c)| a * b * c);
+    lanes.iter().sum::<f32>() + rest.sum::<f32>()
+}
+
 /// `1 / sqrt(mean(x^2) + eps)`.
 fn inverse_rms(x: &[f32], eps: f32) -> f32 {
     1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt()
@@ -29,7 +40,7 @@ fn inverse_rms(x: &[f32], eps: f32) -> f32 {
 /// Adds the gradient with respect to `x` of `y = weight * x / rms(x)` to `dx`.
 pub(crate) fn rms_norm_backward_row(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
     let r = inverse_rms(x, eps);
-    let weighted: f32 = x.iter().zip(weight).zip(dy).map(|((x, w), d)| x * w * d).sum();
+    let weighted = dot_of_three(x, weight, dy);
     let pull = r * r * r / x.len() as f32 * weighted;
     for (((dx, x), w), d) in dx.iter_mut().zip(x).zip(weight).zip(dy) {
         *dx += r * w * d - pull * x;

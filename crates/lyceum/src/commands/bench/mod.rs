@@ -1,4 +1,6 @@
-//! `lyceum bench`: how fast a model runs.
+//! `lyceum bench`: how fast a model runs, or a server answers.
+
+mod load;
 
 use crate::failure::misuse;
 use crate::models::{self, Loaded};
@@ -16,7 +18,8 @@ use tensor::machine::{self, Limits};
 
 /// Measure how fast a model reads a prompt (prefill) and writes tokens (decode)
 #[derive(Args)]
-#[command(after_help = "Example:\n  lyceum bench path/to/model --prompt-tokens 512 --gen-tokens 128 --threads 8")]
+#[command(after_help = "Examples:\n  lyceum bench path/to/model --prompt-tokens 512 --gen-tokens 128 --threads 8\n  \
+                  lyceum bench --url http://127.0.0.1:8000/v1 --parallel 8 --requests 64 --prompt-tokens 128 --gen-tokens 64")]
 pub struct Bench {
     /// Model: a folder with safetensors or a .gguf file; the demo if not given
     model: Option<PathBuf>,
@@ -45,6 +48,13 @@ pub struct Bench {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     repeats: u16,
 
+    /// Measure a server of the OpenAI API instead, by a load of --parallel clients: its address up to /v1
+    #[arg(long, conflicts_with_all = ["model", "machine", "context", "repeats", "threads", "weights", "kv_cache"])]
+    url: Option<String>,
+
+    #[command(flatten)]
+    load: LoadOptions,
+
     #[command(flatten)]
     compute: Compute,
 
@@ -53,9 +63,37 @@ pub struct Bench {
     json: bool,
 }
 
+/// What a server is asked.
+#[derive(Args)]
+#[group(requires = "url", multiple = true)]
+struct LoadOptions {
+    /// Requests in all
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..), requires = "url")]
+    requests: u32,
+
+    /// Requests that arrive per second on average, whether or not earlier ones are answered; if not given, each client waits for its answer
+    #[arg(long, value_name = "R", requires = "url")]
+    rate: Option<f64>,
+
+    /// Tokens at the beginning that are the same in all prompts
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "url")]
+    shared_prefix: usize,
+
+    /// Token ids there are: prompts are random ones
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(16..), requires = "url")]
+    vocab: u32,
+
+    /// Of the prompts and arrivals
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "url")]
+    seed: u64,
+}
+
 impl Bench {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
+        if let Some(url) = &self.url {
+            return self.server(url);
+        }
         if self.machine && self.model.is_none() {
             return self.machine_alone();
         }
@@ -71,6 +109,31 @@ impl Bench {
         let peak = memory::peak();
         let limits = self.machine.then(|| machine::measure(&mut loaded.device));
         let figures = Figures::of(&loaded, &plan, &report, peak, limits);
+        if self.json { output::json(&figures.json()) } else { output::facts(&figures.text()) }
+    }
+
+    fn server(&self, url: &str) -> Result<()> {
+        let LoadOptions { requests, rate, shared_prefix, vocab, seed } = self.load;
+        if self.prompt_tokens == 0 || self.gen_tokens == 0 {
+            return Err(misuse("a server is measured with at least one token of prompt and one of answer"));
+        }
+        if rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
+            return Err(misuse("--rate is a number of requests per second above 0"));
+        }
+        let load = load::Load {
+            url: url.trim_end_matches('/').to_owned(),
+            clients: self.parallel.into(),
+            requests: requests as usize,
+            rate,
+            prompt_tokens: self.prompt_tokens,
+            shared: shared_prefix,
+            gen_tokens: self.gen_tokens,
+            vocab: vocab.into(),
+            seed,
+        };
+        let bar = Progress::items("Asking");
+        let figures = load.run(&|done, total| bar.set(done as u64, total as u64))?;
+        drop(bar);
         if self.json { output::json(&figures.json()) } else { output::facts(&figures.text()) }
     }
 

@@ -1,0 +1,5 @@
+//! Anthropic's API.
+
+pub mod messages;
+mod output;
+mod request;
