@@ -217,7 +217,7 @@ pub fn plan_day(
             itl,
         });
     }
-    let starts = (0..HOURS).map(|hour| start_cost(sites, sets[(hour + HOURS - 1) % HOURS], sets[hour])).sum();
+    let starts: f64 = (0..HOURS).map(|hour| start_cost(sites, sets[(hour + HOURS - 1) % HOURS], sets[hour])).sum();
     let all: f64 = sites.iter().map(|site| site.service.dollars_per_hour).sum();
     Ok(Day {
         capacities: sites

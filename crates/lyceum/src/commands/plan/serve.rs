@@ -217,6 +217,9 @@ impl Serve {
     }
 }
 
+/// Sequences of a step beyond which nobody asks.
+const MOST_BATCH: u64 = 1 << 20;
+
 fn kv_split(text: &str) -> Result<KvSplit, String> {
     match text {
         "heads" => Ok(KvSplit::Heads),
@@ -257,8 +260,14 @@ impl Planned<'_> {
         READING_SPEEDS
             .iter()
             .map(|&speed| {
-                let batch = batch_at_speed(roofline, speed, context, 1 << 20);
-                let bound_by = if batch <= room { "speed" } else { "cache" };
+                let batch = batch_at_speed(roofline, speed, context, MOST_BATCH);
+                let bound_by = if batch > room {
+                    "cache"
+                } else if batch == MOST_BATCH {
+                    "neither speed nor cache"
+                } else {
+                    "speed"
+                };
                 let batch = batch.min(room);
                 AtSpeed { speed, steady: (batch > 0).then(|| Steady::of(roofline, batch, context)), bound_by }
             })
@@ -459,7 +468,11 @@ impl Planned<'_> {
 
 /// Small amounts with three digits that count.
 pub fn dollars(amount: f64) -> String {
-    if amount <= 0.0 || amount >= 1.0 {
+    if amount.abs() < 1e-12 {
+        // Also what is left of sums that cancel, and of minus zero.
+        return "0.00".into();
+    }
+    if amount < 0.0 || amount >= 1.0 {
         return format!("{amount:.2}");
     }
     let digits = (2.0 - amount.log10().floor()).clamp(2.0, 12.0) as usize;
