@@ -19,7 +19,7 @@ import aiohttp
 from server import Server
 from visitors import CROWD, PLAIN, Place, Wrong, body, listen
 
-# As much as two of the longest sequences need, so that what runs is always fighting for it.
+# The cache holds four of the longest sequences, so that what runs is always fighting for it.
 OPTIONS = ("--kv-memory", "512K", "--context", "512", "--max-running", "64", "--max-queue", "96")
 # An answer that takes longer than this is lost.
 PATIENCE = 300
@@ -43,6 +43,8 @@ async def come_and_go(place: Place, dice: random.Random, until: float, words: Co
         try:
             word = await asyncio.wait_for(visitor(place, dice), PATIENCE)
             words[f"{visitor.__name__}: {word}"] += 1
+            if word == "429":
+                await asyncio.sleep(dice.uniform(0, 2))
         except (TimeoutError, Wrong, aiohttp.ClientError, OSError, ValueError, LookupError) as error:
             wrongs.append(f"{visitor.__name__}: {type(error).__name__}: {error}")
 
@@ -73,6 +75,15 @@ async def crowd(server: Server, minutes: float, clients: int, seed: int) -> tupl
     return words, memory, wrongs
 
 
+async def knock(place: Place) -> str:
+    """What a newcomer is told while the server drains: 503, also if it has left already."""
+    try:
+        async with place.session.post(place.url + PLAIN, json=body(random.Random(1), max_tokens=1)) as response:
+            return str(response.status)
+    except aiohttp.ClientError:
+        return "503"
+
+
 async def drain(server: Server, wrongs: list[str]) -> None:
     """SIGTERM while streams run: they go on to their ends, and nobody new is let in."""
     async with aiohttp.ClientSession() as session:
@@ -82,6 +93,7 @@ async def drain(server: Server, wrongs: list[str]) -> None:
         while server.busy()["queue_running"] == 0 and not all(stream.done() for stream in streams):
             await asyncio.sleep(0.01)
         server.process.terminate()
+        wrongs += [f"at SIGTERM somebody new was let in: {word}" for word in [await knock(place)] if word != "503"]
         ends = await asyncio.gather(*streams, return_exceptions=True)
         wrongs += [f"a stream did not end well at SIGTERM: {end!r}" for end in ends if isinstance(end, BaseException) or end[0] != "streamed"]
 
