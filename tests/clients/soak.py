@@ -1,6 +1,7 @@
 """Keeps a server at its limits for a while, with clients of all kinds (visitors.py), and says whether it bore that.
 
     python soak.py --minutes 30
+    python soak.py --minutes 1 -- --speculate ngram --kv-cache int8
 
 The cache is far too small for the crowd, so sequences are preempted all the time; the queue is short, so some are refused. At the end
 everybody must have been answered or refused, equal requests must have had equal answers, nothing may be left in the engine, memory
@@ -33,6 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=30, help="how long (default 30; CI takes 1)")
     parser.add_argument("--clients", type=int, default=220, help="clients at once (default 220)")
     parser.add_argument("--seed", type=int, default=0, help="who comes when")
+    parser.add_argument("options", nargs="*", help="further options of the server, after --")
     return parser.parse_args()
 
 
@@ -125,7 +127,7 @@ def judge_memory(memory: list[float], wrongs: list[str]) -> None:
 
 def main() -> None:
     asked = arguments()
-    server = Server(*OPTIONS)
+    server = Server(*OPTIONS, *asked.options)
     words, memory, wrongs = asyncio.run(crowd(server, asked.minutes, asked.clients, asked.seed))
     for word, count in sorted(words.items()):
         print(f"{count:8} {word}")
