@@ -133,16 +133,19 @@ def main() -> None:
         print(f"{count:8} {word}")
     if not any(word.endswith(": 429") for word in words):
         wrongs.append("nobody was refused: this was no saturation")
-    judge_engine(server, wrongs)
     judge_memory(memory, wrongs)
-    asyncio.run(drain(server, wrongs))
+    if server.process.poll() is None:
+        judge_engine(server, wrongs)
+        asyncio.run(drain(server, wrongs))
     status = server.stop()
     if status != 0:
         wrongs.append(f"the server ended with {status}")
-    if "panicked" in server.log():
+    log = server.log()
+    server.remove()
+    if "panicked" in log:
         wrongs.append("something panicked")
     if wrongs:
-        print(server.log()[-5000:])
+        print(log[-5000:])
         raise SystemExit(f"{len(wrongs)} wrongs:\n" + "\n".join(wrongs[:40]))
     print(f"{sum(words.values())} visits; all were answered or refused, nothing was left")
 
