@@ -18,7 +18,7 @@ pub struct LogitError {
 }
 
 /// Positions computed at once: enough for the kernels, and few enough that logits of a large vocabulary stay small.
-const CHUNK: usize = 64;
+pub(crate) const CHUNK: usize = 64;
 
 /// Compares `other` with `reference`, each with its own K/V format, at every position of `tokens`.
 ///
@@ -33,19 +33,30 @@ pub fn logit_error(
     let mut reference = Scorer::new(reference, tokens)?;
     let mut other = Scorer::new(other, tokens)?;
     let mut sums = Sums::default();
-    for position in (0..tokens.len()).step_by(CHUNK) {
-        let chunk = &tokens[position..tokens.len().min(position + CHUNK)];
-        reference.score(device, position, chunk);
-        other.score(device, position, chunk);
-        for row in 0..chunk.len() {
-            sums.add(reference.logits(row), other.logits(row));
-        }
-    }
+    each_row(&mut reference, &mut other, device, tokens, &mut |reference, other| sums.add(reference, other));
     Ok(sums.error())
 }
 
+/// Calls `take` with both decoders' logits at every position, in order.
+pub(crate) fn each_row(
+    one: &mut Scorer<'_>,
+    other: &mut Scorer<'_>,
+    device: &mut Device,
+    tokens: &[u32],
+    take: &mut dyn FnMut(&[f32], &[f32]),
+) {
+    for position in (0..tokens.len()).step_by(CHUNK) {
+        let chunk = &tokens[position..tokens.len().min(position + CHUNK)];
+        one.score(device, position, chunk);
+        other.score(device, position, chunk);
+        for row in 0..chunk.len() {
+            take(one.logits(row), other.logits(row));
+        }
+    }
+}
+
 /// One decoder's pass over the tokens.
-struct Scorer<'m> {
+pub(crate) struct Scorer<'m> {
     decoder: &'m Decoder,
     cache: KvCache,
     blocks: Vec<u32>,
@@ -54,7 +65,7 @@ struct Scorer<'m> {
 }
 
 impl<'m> Scorer<'m> {
-    fn new((decoder, kv): (&'m Decoder, KvFormat), tokens: &[u32]) -> Result<Self, RunError> {
+    pub(crate) fn new((decoder, kv): (&'m Decoder, KvFormat), tokens: &[u32]) -> Result<Self, RunError> {
         crate::runner::check(tokens, 0, decoder.config().vocab_size, decoder.context())?;
         let blocks = tokens.len().div_ceil(KV_BLOCK);
         Ok(Self {
@@ -66,7 +77,7 @@ impl<'m> Scorer<'m> {
         })
     }
 
-    fn score(&mut self, device: &mut Device, position: usize, tokens: &[u32]) {
+    pub(crate) fn score(&mut self, device: &mut Device, position: usize, tokens: &[u32]) {
         let chunk = Chunk { row: 0, len: tokens.len(), position, block_table: &self.blocks };
         let rows: Vec<u32> = (0..tokens.len() as u32).collect();
         let batch = Batch { tokens, chunks: &[chunk], logit_rows: &rows };
@@ -74,7 +85,7 @@ impl<'m> Scorer<'m> {
         self.rows = (0..tokens.len()).map(|row| logits.row(row).to_vec()).collect();
     }
 
-    fn logits(&self, row: usize) -> &[f32] {
+    pub(crate) fn logits(&self, row: usize) -> &[f32] {
         &self.rows[row]
     }
 }

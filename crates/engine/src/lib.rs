@@ -1,5 +1,6 @@
 //! How is a token made? Stepping sequences, sampling, generating, timing, measuring.
 
+pub mod acceptance;
 pub mod bench;
 pub mod compare;
 pub mod generate;
@@ -11,6 +12,7 @@ pub mod runner;
 pub mod sampling;
 pub mod scores;
 pub mod stop;
+pub mod typical;
 
 pub use compare::{LogitError, logit_error};
 pub use generate::{Finish, GenerateError, Generation, Options, complete, generate};

@@ -1,18 +1,18 @@
 //! Compiling within limits: whatever is sent, an answer comes in bounded time and the process lives on.
 
 use super::source::Source;
-use super::{Grammar, GrammarError, first_line, vocabulary};
+use super::{Grammar, GrammarError, sentence, vocabulary};
+use llguidance::ParserFactory;
 use llguidance::api::TopLevelGrammar;
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::InferenceCapabilities;
-use llguidance::{Matcher, ParserFactory};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 use text::Tokenizer;
 
-/// How long a caller waits. Whatever takes longer runs into the limits of `llguidance` by itself.
+/// How long a caller waits if nothing else is said. Whatever takes longer runs into the limits of `llguidance` by itself.
 const TIME: Duration = Duration::from_secs(2);
 
 /// Grammars compiled at once, those that nobody waits for any longer among them.
@@ -27,6 +27,7 @@ pub struct Compiler {
     tokenizer: Arc<Tokenizer>,
     factory: Arc<ParserFactory>,
     running: Arc<AtomicUsize>,
+    time: Duration,
 }
 
 impl Compiler {
@@ -38,9 +39,14 @@ impl Compiler {
         let environment = vocabulary::environment(&tokenizer);
         let slices = SlicedBiasComputer::general_slices();
         let mut factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)
-            .map_err(|error| GrammarError::Invalid { kind: "tokenizer", message: first_line(&error) })?;
+            .map_err(|error| GrammarError::Invalid { kind: "tokenizer", message: sentence(&error) })?;
         factory.quiet().limits_mut().verbose_errors = false;
-        Ok(Self { tokenizer, factory: Arc::new(factory), running: Arc::default() })
+        Ok(Self { tokenizer, factory: Arc::new(factory), running: Arc::default(), time: TIME })
+    }
+
+    /// Waits so long for a grammar instead of 2 seconds.
+    pub fn waiting(self, time: Duration) -> Self {
+        Self { time, ..self }
     }
 
     /// Compiles a source.
@@ -62,9 +68,9 @@ impl Compiler {
         let failed = |message| GrammarError::Invalid { kind, message };
         let spawned = std::thread::Builder::new().name("grammar".into()).stack_size(STACK).spawn(work);
         spawned.map_err(|error| failed(format!("no thread for it: {error}")))?;
-        match answered.recv_timeout(TIME) {
+        match answered.recv_timeout(self.time) {
             Ok(compiled) => compiled.map_err(failed),
-            Err(RecvTimeoutError::Timeout) => Err(GrammarError::TooSlow { kind, limit: TIME }),
+            Err(RecvTimeoutError::Timeout) => Err(GrammarError::TooSlow { kind, limit: self.time }),
             Err(RecvTimeoutError::Disconnected) => Err(failed("the compiler failed on it".into())),
         }
     }
@@ -78,10 +84,13 @@ impl std::fmt::Debug for Compiler {
 
 /// Compiles and takes the first step, so that what cannot even begin is refused here.
 fn create(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<Grammar, String> {
-    let parser = factory.create_parser(grammar).map_err(|error| first_line(&error))?;
-    let mut grammar = Grammar { matcher: Matcher::new(Ok(parser)) };
-    let mut nothing = [];
-    grammar.mask(&mut nothing, &[]).map_err(|error| error.to_string())?;
+    let parser = factory.create_parser(grammar).map_err(|error| match sentence(&error) {
+        // Its advice is about an option that would leave `oneOf` unchecked.
+        message if message.contains("coerce_one_of") => "`oneOf` needs options that cannot overlap: use `anyOf`".into(),
+        message => message,
+    })?;
+    let mut grammar = Grammar::new(parser);
+    grammar.mask(&mut [], &[]).map_err(|error| error.to_string())?;
     Ok(grammar)
 }
 

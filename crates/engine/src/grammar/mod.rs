@@ -11,8 +11,9 @@ mod vocabulary;
 pub use compiler::Compiler;
 pub use source::{Calls, Function, Source};
 
-use llguidance::Matcher;
+use llguidance::TokenParser;
 use llguidance::api::StopReason;
+use llguidance::toktrie::SimpleVob;
 use std::time::Duration;
 
 /// Why a grammar cannot be used.
@@ -68,48 +69,62 @@ pub enum GrammarError {
 pub enum Allowed {
     /// At least one token.
     Some,
-    /// None: the text is complete and can only end, or nothing can follow.
+    /// None: the text is complete, and no token would end it.
     Nothing,
 }
 
 /// A compiled grammar and how far a text has come in it. Clones go on by themselves.
 #[derive(Clone)]
 pub struct Grammar {
-    matcher: Matcher,
+    parser: TokenParser,
 }
 
 impl Grammar {
+    fn new(mut parser: TokenParser) -> Self {
+        parser.start_without_prompt();
+        Self { parser }
+    }
+
     /// Sets the logits of all tokens that may not come next to minus infinity. `ends` are the tokens that would end the text: they are
     /// allowed exactly where it may end. `logits` may have more entries than there are tokens; those are never allowed.
     ///
     /// # Errors
-    /// [`GrammarError::Stuck`] if following the grammar takes more states than are allowed for one token.
+    /// [`GrammarError::Stuck`] if following the grammar takes more states than are allowed for one token, or no token fits.
     pub fn mask(&mut self, logits: &mut [f32], ends: &[u32]) -> Result<Allowed, GrammarError> {
-        let kept = self.may_end()?.then(|| ends.iter().map(|&end| (end, logits[end as usize])).collect::<Vec<_>>());
+        let may_end = self.may_end()?;
+        let kept: Vec<f32> = ends.iter().map(|&end| logits[end as usize]).collect();
         let mut allowed = Allowed::Nothing;
-        if self.is_complete() {
-            logits.fill(f32::NEG_INFINITY);
-        } else {
-            match self.matcher.compute_mask() {
-                Ok(mask) => {
-                    mask.iter_unset_entries(|token| {
-                        if let Some(logit) = logits.get_mut(token) {
-                            *logit = f32::NEG_INFINITY;
-                        }
-                    });
-                    let known = mask.len().min(logits.len());
-                    logits[known..].fill(f32::NEG_INFINITY);
-                    allowed = Allowed::Some;
-                }
-                Err(_) if self.is_complete() => logits.fill(f32::NEG_INFINITY),
-                Err(error) => return Err(stuck(&error)),
+        match self.next_tokens()? {
+            Some(mask) => {
+                allowed = Allowed::Some;
+                let known = mask.len().min(logits.len());
+                logits[known..].fill(f32::NEG_INFINITY);
+                mask.iter_unset_entries(|token| {
+                    if let Some(logit) = logits.get_mut(token) {
+                        *logit = f32::NEG_INFINITY;
+                    }
+                });
             }
+            None if may_end => logits.fill(f32::NEG_INFINITY),
+            None => return Err(GrammarError::Stuck("no token fits".into())),
         }
-        for (end, logit) in kept.into_iter().flatten() {
-            logits[end as usize] = logit;
+        if may_end && !ends.is_empty() {
+            ends.iter().zip(kept).for_each(|(&end, logit)| logits[end as usize] = logit);
             allowed = Allowed::Some;
         }
         Ok(allowed)
+    }
+
+    /// The tokens that go on; `None` if there are none.
+    fn next_tokens(&mut self) -> Result<Option<SimpleVob>, GrammarError> {
+        if self.is_complete() {
+            return Ok(None);
+        }
+        match contained(|| self.parser.compute_mask()) {
+            Ok(mask) => Ok(Some(mask)),
+            Err(_) if self.is_complete() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Goes on by a token that the last mask allowed, and that is no end.
@@ -117,12 +132,16 @@ impl Grammar {
     /// # Errors
     /// [`GrammarError::Stuck`] if the token does not fit.
     pub fn push(&mut self, token: u32) -> Result<(), GrammarError> {
-        self.matcher.consume_token(token).map_err(|error| stuck(&error))
+        contained(|| {
+            self.parser.consume_token(token)?;
+            self.parser.check_stop()
+        })
+        .map(|_| ())
     }
 
-    /// Whether the text is complete and nothing may follow.
+    /// Whether nothing may follow.
     pub fn is_complete(&self) -> bool {
-        matches!(self.matcher.stop_reason(), StopReason::NoExtension | StopReason::NoExtensionBias)
+        matches!(self.parser.stop_reason(), StopReason::NoExtension | StopReason::NoExtensionBias)
     }
 
     /// Whether the text may end here.
@@ -130,21 +149,27 @@ impl Grammar {
     /// # Errors
     /// [`GrammarError::Stuck`] after another error.
     pub fn may_end(&mut self) -> Result<bool, GrammarError> {
-        self.matcher.is_accepting().map_err(|error| stuck(&error))
+        contained(|| Ok(self.parser.is_accepting()))
     }
 }
 
 impl std::fmt::Debug for Grammar {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Grammar").field("stop_reason", &self.matcher.stop_reason()).finish_non_exhaustive()
+        f.debug_struct("Grammar").field("stop_reason", &self.parser.stop_reason()).finish_non_exhaustive()
     }
 }
 
-fn stuck(error: &impl std::fmt::Display) -> GrammarError {
-    GrammarError::Stuck(first_line(error))
+/// Runs a step of the parser. Panics in it are errors too: a grammar comes from outside and harms nobody but its own text.
+fn contained<T>(step: impl FnOnce() -> anyhow::Result<T>) -> Result<T, GrammarError> {
+    let done = llguidance::panic_utils::catch_unwind(std::panic::AssertUnwindSafe(step));
+    done.map_err(|error| GrammarError::Stuck(sentence(&error)))
 }
 
-/// What `llguidance` says, without the dump of its state that follows.
-fn first_line(error: &impl std::fmt::Display) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_string()
+/// What `llguidance` says, with its causes, without dumps of its state and excerpts of the source.
+fn sentence(error: &anyhow::Error) -> String {
+    const LONGEST: usize = 400;
+    let causes = error.chain().map(|cause| cause.to_string().lines().next().unwrap_or_default().to_string());
+    let mut causes: Vec<String> = causes.collect();
+    causes.dedup();
+    causes.join(": ").chars().take(LONGEST).collect()
 }

@@ -187,7 +187,7 @@ impl Marker {
                 )
             }
             // A call is known by its brace.
-            None => format!("start: FREE | {rest}\nFREE: /([^{{](?s:.*))?/\n"),
+            None => format!("start: FREE? | {rest}\nFREE: /[^{{](?s:.*)/\n"),
         }
     }
 }
@@ -251,7 +251,11 @@ fn compact(schema: &Value) -> Result<Value, String> {
 
 /// The grammar of texts that match a pattern as a whole.
 fn whole_match(pattern: &str) -> Result<String, String> {
-    regex_syntax::parse(pattern).map_err(|error| format!("it is no regular expression: {error}"))?;
+    regex_syntax::parse(pattern).map_err(|error| {
+        // After an excerpt of several lines comes what is wrong.
+        let message = error.to_string();
+        message.lines().last().map_or_else(String::new, |line| line.trim_start_matches("error: ").to_string())
+    })?;
     Ok(format!("start: /(?:{})/", regex_to_lark(pattern, "")))
 }
 

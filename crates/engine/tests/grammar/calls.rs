@@ -40,7 +40,7 @@ fn check(text: &str, calls: &Calls) -> usize {
 #[test]
 fn required_calls_are_calls() {
     for drawer in Drawer::both() {
-        let special = drawer.tokenizer.token(drawer.end).unwrap().to_string();
+        let special = drawer.special();
         let styles = [
             calls("<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"),
             calls("[", "; ", "]"),
@@ -67,7 +67,7 @@ fn required_calls_are_calls() {
 #[test]
 fn optional_calls_follow_free_text() {
     for drawer in Drawer::both() {
-        let special = drawer.tokenizer.token(drawer.end).unwrap().to_string();
+        let special = drawer.special();
         // Short markers, so that they are drawn by chance.
         for marker in ["e", "ab", &special] {
             let calls = Calls { required: false, ..calls(marker, ";", marker) };

@@ -3,6 +3,7 @@
 use engine::grammar::{Allowed, Compiler, Grammar, Source};
 use spec::random::{hash, unit};
 use std::sync::Arc;
+use std::time::Duration;
 use text::Tokenizer;
 
 /// A tokeniser of the fixtures with its compiler.
@@ -31,7 +32,16 @@ impl Drawer {
         let folder = format!("{}/../../tests/fixtures/tokenizers/{name}", env!("CARGO_MANIFEST_DIR"));
         let tokenizer = Arc::new(Tokenizer::from_folder(folder).unwrap());
         let end = tokenizer.eos()[0];
-        Self { compiler: Compiler::new(tokenizer.clone()).unwrap(), tokenizer, end }
+        // Tests run on machines that do other things too.
+        let compiler = Compiler::new(tokenizer.clone()).unwrap().waiting(Duration::from_secs(600));
+        Self { compiler, tokenizer, end }
+    }
+
+    /// A special token that is not the end.
+    pub fn special(&self) -> String {
+        let mut ids = 0..self.tokenizer.vocab_size() as u32;
+        let id = ids.find(|&id| id != self.end && self.tokenizer.is_special(id)).unwrap();
+        self.tokenizer.token(id).unwrap().to_string()
     }
 
     pub fn compile(&self, source: &Source) -> Grammar {

@@ -2,6 +2,8 @@
 
 mod common;
 mod equality;
+mod failures;
 mod lifetime;
 mod prompts;
 mod speculation;
+mod wishes;
