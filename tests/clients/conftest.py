@@ -33,8 +33,8 @@ def client(server: Server) -> openai.OpenAI:
 
 @pytest.fixture(scope="session")
 def lenient(server: Server) -> openai.OpenAI:
-    """For the two answers that OpenAI itself gives and its types forbid: plain completions have `finish_reason: null` before the
-    end of a stream, and `echo` begins with a log-probability of null."""
+    """For the answers that OpenAI itself gives and its types forbid: plain completions have `finish_reason: null` before the end of
+    a stream, `echo` begins with a log-probability of null, and vectors may come in base64."""
     return connect(server, _strict_response_validation=False)
 
 

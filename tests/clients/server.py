@@ -39,7 +39,7 @@ class Server:
     def __exit__(self, *_) -> None:
         status = self.stop()
         log = self.log()
-        shutil.rmtree(self.folder)
+        self.remove()
         assert status == 0, f"the server ended with {status}:\n{log}"
 
     def stop(self) -> int:
@@ -51,6 +51,10 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+
+    def remove(self) -> None:
+        """Removes the copy of the model and the log."""
+        shutil.rmtree(self.folder)
 
     def log(self) -> str:
         """What the server wrote."""

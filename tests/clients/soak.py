@@ -1,6 +1,7 @@
 """Keeps a server at its limits for a while, with clients of all kinds (visitors.py), and says whether it bore that.
 
     python soak.py --minutes 30
+    python soak.py --minutes 1 -- --speculate ngram --kv-cache int8
 
 The cache is far too small for the crowd, so sequences are preempted all the time; the queue is short, so some are refused. At the end
 everybody must have been answered or refused, equal requests must have had equal answers, nothing may be left in the engine, memory
@@ -19,7 +20,7 @@ import aiohttp
 from server import Server
 from visitors import CROWD, PLAIN, Place, Wrong, body, listen
 
-# As much as two of the longest sequences need, so that what runs is always fighting for it.
+# The cache holds four of the longest sequences, so that what runs is always fighting for it.
 OPTIONS = ("--kv-memory", "512K", "--context", "512", "--max-running", "64", "--max-queue", "96")
 # An answer that takes longer than this is lost.
 PATIENCE = 300
@@ -33,6 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=30, help="how long (default 30; CI takes 1)")
     parser.add_argument("--clients", type=int, default=220, help="clients at once (default 220)")
     parser.add_argument("--seed", type=int, default=0, help="who comes when")
+    parser.add_argument("options", nargs="*", help="further options of the server, after --")
     return parser.parse_args()
 
 
@@ -43,6 +45,8 @@ async def come_and_go(place: Place, dice: random.Random, until: float, words: Co
         try:
             word = await asyncio.wait_for(visitor(place, dice), PATIENCE)
             words[f"{visitor.__name__}: {word}"] += 1
+            if word == "429":
+                await asyncio.sleep(dice.uniform(0, 2))
         except (TimeoutError, Wrong, aiohttp.ClientError, OSError, ValueError, LookupError) as error:
             wrongs.append(f"{visitor.__name__}: {type(error).__name__}: {error}")
 
@@ -73,6 +77,15 @@ async def crowd(server: Server, minutes: float, clients: int, seed: int) -> tupl
     return words, memory, wrongs
 
 
+async def knock(place: Place) -> str:
+    """What a newcomer is told while the server drains: 503, also if it has left already."""
+    try:
+        async with place.session.post(place.url + PLAIN, json=body(random.Random(1), max_tokens=1)) as response:
+            return str(response.status)
+    except aiohttp.ClientError:
+        return "503"
+
+
 async def drain(server: Server, wrongs: list[str]) -> None:
     """SIGTERM while streams run: they go on to their ends, and nobody new is let in."""
     async with aiohttp.ClientSession() as session:
@@ -82,6 +95,7 @@ async def drain(server: Server, wrongs: list[str]) -> None:
         while server.busy()["queue_running"] == 0 and not all(stream.done() for stream in streams):
             await asyncio.sleep(0.01)
         server.process.terminate()
+        wrongs += [f"at SIGTERM somebody new was let in: {word}" for word in [await knock(place)] if word != "503"]
         ends = await asyncio.gather(*streams, return_exceptions=True)
         wrongs += [f"a stream did not end well at SIGTERM: {end!r}" for end in ends if isinstance(end, BaseException) or end[0] != "streamed"]
 
@@ -113,22 +127,25 @@ def judge_memory(memory: list[float], wrongs: list[str]) -> None:
 
 def main() -> None:
     asked = arguments()
-    server = Server(*OPTIONS)
+    server = Server(*OPTIONS, *asked.options)
     words, memory, wrongs = asyncio.run(crowd(server, asked.minutes, asked.clients, asked.seed))
     for word, count in sorted(words.items()):
         print(f"{count:8} {word}")
     if not any(word.endswith(": 429") for word in words):
         wrongs.append("nobody was refused: this was no saturation")
-    judge_engine(server, wrongs)
     judge_memory(memory, wrongs)
-    asyncio.run(drain(server, wrongs))
+    if server.process.poll() is None:
+        judge_engine(server, wrongs)
+        asyncio.run(drain(server, wrongs))
     status = server.stop()
     if status != 0:
         wrongs.append(f"the server ended with {status}")
-    if "panicked" in server.log():
+    log = server.log()
+    server.remove()
+    if "panicked" in log:
         wrongs.append("something panicked")
     if wrongs:
-        print(server.log()[-5000:])
+        print(log[-5000:])
         raise SystemExit(f"{len(wrongs)} wrongs:\n" + "\n".join(wrongs[:40]))
     print(f"{sum(words.values())} visits; all were answered or refused, nothing was left")
 

@@ -82,7 +82,7 @@ def test_echo_scores_the_prompt_as_generation_scored_it(lenient, server: Server)
 
 
 def test_offsets_are_where_tokens_stand(lenient):
-    answer = complete(lenient, echo=True, logprobs=1, temperature=0).choices[0]
+    answer = complete(lenient, echo=True, logprobs=1, temperature=0, skip_special_tokens=False).choices[0]
     assert answer.text.startswith(PROMPT)
     told = answer.logprobs
     assert told.text_offset[0] == 0 and told.text_offset == sorted(told.text_offset)
@@ -90,13 +90,14 @@ def test_offsets_are_where_tokens_stand(lenient):
         if top is not None:
             assert 1 <= len(top) <= 2 and token in top
         if not token.startswith("bytes:"):
-            assert answer.text[offset:].startswith(token) or token.startswith("<|"), (token, offset)
+            # Bytes that turned out to be no text are told with the token after them.
+            assert answer.text[offset:].lstrip("\ufffd").startswith(token), (token, offset)
 
 
 def test_logprobs_are_negative_and_sorted_out(client):
     told = complete(client, logprobs=4, temperature=0, ignore_eos=True).choices[0].logprobs
     for own, top in zip(told.token_logprobs, told.top_logprobs):
-        assert own == max(top.values()) and sum(map(math.exp, top.values())) <= 1 + 1e-4
+        assert own == pytest.approx(max(top.values())) and sum(map(math.exp, top.values())) <= 1 + 1e-4
 
 
 def test_a_repeated_prompt_is_found_in_the_cache(client):

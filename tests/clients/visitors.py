@@ -161,10 +161,10 @@ async def leaves(place: Place, dice: random.Random) -> str:
 async def loses_patience(place: Place, dice: random.Random) -> str:
     """Goes while it waits for a whole answer: queued, in the prompt or later."""
     try:
-        await asyncio.wait_for(ask(place, PLAIN, body(dice, max_tokens=200)), timeout=dice.uniform(0.001, 0.5))
+        word, _ = await asyncio.wait_for(ask(place, PLAIN, body(dice, max_tokens=200)), timeout=dice.uniform(0.001, 0.5))
     except TimeoutError:
         return "left"
-    return "answered"
+    return word
 
 
 def head(path: str, length: int) -> bytes:
