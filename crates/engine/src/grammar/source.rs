@@ -90,7 +90,7 @@ impl Source {
         }
         let lark = |text| Ok(TopLevelGrammar::from_lark(text));
         let lowered = match self {
-            Self::JsonObject => Ok(json_grammar(json!({ "type": "object" }))),
+            Self::JsonObject => compact(&json!({ "type": "object" })).map(json_grammar),
             Self::JsonSchema(schema) => compact(schema).map(json_grammar),
             Self::Regex(pattern) => whole_match(pattern).and_then(lark),
             Self::Lark(text) => lark(text.clone()),

@@ -173,6 +173,17 @@ fn whitespace_comes_to_an_end() {
             !bytes.is_empty() && bytes.iter().all(u8::is_ascii_whitespace)
         };
         let list = json!({ "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 9 }, "minItems": 3, "maxItems": 3 });
+        // In any object blanks come to an end too, but something else, such as a long string, may not.
+        let mut object = drawer.compile(&Source::JsonObject);
+        let mut in_a_row = 0;
+        while in_a_row < 200 {
+            let (_, logits) = drawer.mask(&mut object);
+            let blank = (0..logits.len() as u32).find(|&token| logits[token as usize].is_finite() && is_blank(token));
+            let Some(blank) = blank else { break };
+            object.push(blank).unwrap();
+            in_a_row += 1;
+        }
+        assert!(in_a_row < 200, "blanks never end in an object");
         let mut grammar = drawer.compile(&Source::JsonSchema(list));
         let mut blanks = 0;
         for _ in 0..1000 {

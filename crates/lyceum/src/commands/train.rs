@@ -104,8 +104,8 @@ impl Train {
         };
         let (stages, index) = train::report::write_stages(run, &names, price).into_diagnostic()?;
         if !self.json {
-            let begun = stages.iter().filter_map(|(_, page)| page.as_ref());
-            begun.map(|(report, page)| output::line(&goodput(report, page))).collect::<Result<()>>()?;
+            let mut begun = stages.iter().filter_map(|(_, page)| page.as_ref());
+            begun.try_for_each(|(report, page)| output::line(&goodput(report, page)))?;
             return output::line(&format!("{}: all of them", index.display()));
         }
         let figures = |page: &Option<(Report, PathBuf)>| page.as_ref().map(|(report, page)| self.figures(report, page));

@@ -44,7 +44,7 @@ async fn wrong_values_are_refused_by_name() {
         (json!({ "structured_outputs": {} }), "structured_outputs"),
         (json!({ "structured_outputs": { "regex": "a", "choice": ["b"] } }), "structured_outputs"),
         (json!({ "structured_outputs": { "regex": "(" } }), "structured_outputs"),
-        (json!({ "response_format": { "type": "xml" } }), "response_format"),
+        (json!({ "response_format": { "type": "xml" } }), "response_format.type"),
     ];
     for (more, param) in cases {
         for (path, body) in [(CHAT, chat("x", more.clone())), (PLAIN, completion(json!("x"), more.clone()))] {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ureq::Agent;
 
 /// Names this use among all uses of a seed.
-const PURPOSE: u64 = 0x6c_6f_61_64;
+const PURPOSE: u64 = 0x6c6f_6164;
 
 /// What is asked of the server.
 pub struct Load {

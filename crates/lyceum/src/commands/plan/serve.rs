@@ -472,7 +472,7 @@ pub fn dollars(amount: f64) -> String {
         // Also what is left of sums that cancel, and of minus zero.
         return "0.00".into();
     }
-    if amount < 0.0 || amount >= 1.0 {
+    if !(0.0..1.0).contains(&amount) {
         return format!("{amount:.2}");
     }
     let digits = (2.0 - amount.log10().floor()).clamp(2.0, 12.0) as usize;
