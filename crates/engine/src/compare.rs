@@ -18,7 +18,7 @@ pub struct LogitError {
 }
 
 /// Positions computed at once: enough for the kernels, and few enough that logits of a large vocabulary stay small.
-const CHUNK: usize = 64;
+pub(crate) const CHUNK: usize = 64;
 
 /// Compares `other` with `reference`, each with its own K/V format, at every position of `tokens`.
 ///
@@ -77,7 +77,7 @@ impl<'m> Scorer<'m> {
         })
     }
 
-    fn score(&mut self, device: &mut Device, position: usize, tokens: &[u32]) {
+    pub(crate) fn score(&mut self, device: &mut Device, position: usize, tokens: &[u32]) {
         let chunk = Chunk { row: 0, len: tokens.len(), position, block_table: &self.blocks };
         let rows: Vec<u32> = (0..tokens.len() as u32).collect();
         let batch = Batch { tokens, chunks: &[chunk], logit_rows: &rows };
@@ -85,7 +85,7 @@ impl<'m> Scorer<'m> {
         self.rows = (0..tokens.len()).map(|row| logits.row(row).to_vec()).collect();
     }
 
-    fn logits(&self, row: usize) -> &[f32] {
+    pub(crate) fn logits(&self, row: usize) -> &[f32] {
         &self.rows[row]
     }
 }

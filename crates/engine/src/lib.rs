@@ -12,6 +12,7 @@ pub mod runner;
 pub mod sampling;
 pub mod scores;
 pub mod stop;
+pub mod typical;
 
 pub use compare::{LogitError, logit_error};
 pub use generate::{Finish, GenerateError, Generation, Options, complete, generate};

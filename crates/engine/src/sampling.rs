@@ -70,7 +70,7 @@ pub fn argmax(logits: &[f32]) -> u32 {
 }
 
 /// Below this the noise is lost in the rounding of logits divided by the temperature, and they may overflow: greedy.
-const COLDEST: f32 = 1e-6;
+pub(crate) const COLDEST: f32 = 1e-6;
 
 /// The token at `position` of choice `choice` (the index among several completions of one prompt).
 pub fn sample(logits: &[f32], sampling: &Sampling, choice: u64, position: u64) -> u32 {
@@ -97,6 +97,12 @@ pub fn sample(logits: &[f32], sampling: &Sampling, choice: u64, position: u64) -
         filter(logits, sampling, inverse).into_iter().for_each(|token| consider(token, logits[token as usize]));
     }
     if best.1 == u32::MAX { argmax(logits) } else { best.1 }
+}
+
+/// Whether top-k, top-p and min-p leave a token.
+pub(crate) fn passes(logits: &[f32], sampling: &Sampling, token: u32) -> bool {
+    let all = sampling.top_k == 0 && sampling.top_p >= 1.0 && sampling.min_p <= 0.0;
+    all || filter(logits, sampling, 1.0 / sampling.temperature).contains(&token)
 }
 
 /// Names the noise among all uses of a seed.

@@ -1,11 +1,15 @@
 //! One completion while it is made: its next token, its text, where it stops.
 
+use crate::grammar::Allowed;
 use crate::live::event::{Event, Scored, Stopped};
 use crate::live::job::{Job, Pooling, PromptOutputs};
 use crate::live::stats::{Pace, Stats};
 use crate::live::step::Wanted;
+use crate::logits::{Processors, State};
 use crate::sampling::{all_finite, sample};
+use crate::scores::score;
 use crate::stop::StopStrings;
+use crate::typical;
 use batch::{Chunk, RequestId};
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,13 +27,35 @@ pub(super) struct Choice {
     pub stopped: Option<Stopped>,
     /// Why it failed, if it has.
     pub failure: Option<String>,
-    job: Arc<Job>,
+    task: Arc<Task>,
+    state: State,
     prompt: Option<Prompt>,
     generated: u32,
     /// `None` when all text has been given.
     text: Option<(text::Decoder, StopStrings)>,
     new_tokens: Vec<Scored>,
     new_text: String,
+}
+
+/// What the choices of a job have in common.
+pub(super) struct Task {
+    pub job: Job,
+    pub processors: Processors,
+}
+
+/// What choosing needs besides the choice: the same for all.
+#[derive(Default)]
+pub(super) struct Desk {
+    /// Threshold of lenient acceptance; `None`: exact.
+    typical: Option<f32>,
+    /// One row of logits `[vocab]`, to be changed.
+    scratch: Vec<f32>,
+}
+
+impl Desk {
+    pub fn new(typical: Option<f32>) -> Self {
+        Self { typical, scratch: Vec::new() }
+    }
 }
 
 /// What is wanted of the prompt, as far as it is computed.
@@ -40,7 +66,15 @@ enum Prompt {
 }
 
 impl Choice {
-    pub fn new(request: RequestId, owner: u64, index: u32, job: &Arc<Job>, tokenizer: &Tokenizer, at: Instant) -> Self {
+    pub fn new(
+        request: RequestId,
+        owner: u64,
+        index: u32,
+        task: &Arc<Task>,
+        tokenizer: &Tokenizer,
+        at: Instant,
+    ) -> Self {
+        let job = &task.job;
         let prompt = job.prompt_outputs.filter(|_| index == 0).map(|outputs| match outputs {
             PromptOutputs::Logprobs(_) => Prompt::Scores(Vec::with_capacity(job.prompt.len())),
             PromptOutputs::Embedding(pooling) => Prompt::Embedding(pooling, Vec::new()),
@@ -58,7 +92,8 @@ impl Choice {
             text: Some((tokenizer.decoder(options), StopStrings::new(job.stop.clone()))),
             new_tokens: Vec::new(),
             new_text: String::new(),
-            job: job.clone(),
+            state: task.processors.start(),
+            task: task.clone(),
         }
     }
 
@@ -81,7 +116,7 @@ impl Choice {
             }
             sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
         }
-        if ((chunk.position + chunk.len) as usize) < self.job.prompt.len() {
+        if ((chunk.position + chunk.len) as usize) < self.task.job.prompt.len() {
             return None;
         }
         let norm = sum.iter().map(|x| x * x).sum::<f64>().sqrt();
@@ -95,65 +130,106 @@ impl Choice {
         Some(Event::Embedding(embedding))
     }
 
-    /// Takes the logits of a chunk's last rows, and gives the prompt's scores if those were its last.
-    pub fn take_prompt_logits(&mut self, chunk: &Chunk, logits: &Tensor, first: usize) -> Option<Event> {
-        let Some(Prompt::Scores(scores)) = &mut self.prompt else { return None };
-        let _ = (logits, first);
-        let from = chunk.position + chunk.len - chunk.outputs;
-        for position in from..chunk.position + chunk.len {
-            if position == 0 {
-                scores.push(Scored { token: self.job.prompt[0], logprob: None, top: Vec::new() });
-            }
-            if let Some(&token) = self.job.prompt.get(position as usize + 1) {
-                scores.push(Scored { token, logprob: None, top: Vec::new() });
-            }
+    /// Takes the logits of a chunk's last rows, which begin at row `first`, and gives the prompt's scores if those were its last.
+    ///
+    /// # Errors
+    /// Logits that are not finite.
+    pub fn take_prompt_logits(
+        &mut self,
+        chunk: &Chunk,
+        logits: &Tensor,
+        first: usize,
+    ) -> Result<Option<Event>, String> {
+        let (Some(Prompt::Scores(scores)), job) = (&mut self.prompt, &self.task.job) else { return Ok(None) };
+        let Some(PromptOutputs::Logprobs(top)) = job.prompt_outputs else { return Ok(None) };
+        if scores.is_empty() {
+            scores.push(Scored { token: job.prompt[0], logprob: None, top: Vec::new() });
         }
-        if scores.len() < self.job.prompt.len() {
-            return None;
+        let from = (chunk.position + chunk.len - chunk.outputs) as usize;
+        for (row, &token) in (first..).zip(job.prompt.iter().skip(from + 1)).take(chunk.outputs as usize) {
+            if !all_finite(logits.row(row)) {
+                return Err(NOT_FINITE.into());
+            }
+            scores.push(score(logits.row(row), token, top));
+        }
+        if scores.len() < job.prompt.len() {
+            return Ok(None);
         }
         let scores = std::mem::take(scores);
         self.prompt = None;
-        Some(Event::Prompt(scores))
+        Ok(Some(Event::Prompt(scores)))
     }
 
-    /// The token at `position` by these logits, as plain decoding would choose it.
+    /// The token at `position` by these logits `[vocab]`, as plain decoding would choose it; with lenient acceptance the drafted one if it
+    /// is typical. `None`: the grammar allows nothing.
     ///
     /// # Errors
-    /// Logits that are not finite: there is nothing to choose by.
-    pub fn choose(&mut self, logits: &[f32], position: u64) -> Result<Scored, String> {
+    /// Logits that are not finite, so that there is nothing to choose by; a grammar that cannot be followed.
+    pub fn choose(
+        &mut self,
+        logits: &[f32],
+        position: u64,
+        draft: Option<u32>,
+        desk: &mut Desk,
+    ) -> Result<Option<Scored>, String> {
         if !all_finite(logits) {
             return Err(NOT_FINITE.into());
         }
-        let token = sample(logits, &self.job.sampling, self.index.into(), position);
-        Ok(Scored { token, logprob: None, top: Vec::new() })
+        let Task { job, processors } = &*self.task;
+        let mut changed = logits;
+        if !processors.is_neutral(&self.state) {
+            desk.scratch.clear();
+            desk.scratch.extend_from_slice(logits);
+            let allowed = processors.apply(&mut desk.scratch, &mut self.state);
+            if allowed.map_err(|error| error.to_string())? == Allowed::Nothing {
+                return Ok(None);
+            }
+            changed = &desk.scratch;
+        }
+        let mut token = sample(changed, &job.sampling, self.index.into(), position);
+        if let (Some(threshold), Some(draft)) = (desk.typical, draft)
+            && draft != token
+            && typical::accepts(changed, &job.sampling, draft, threshold)
+        {
+            token = draft;
+        }
+        let unscored = Scored { token, logprob: None, top: Vec::new() };
+        Ok(Some(job.logprobs.map_or(unscored, |top| score(logits, token, top))))
     }
 
     /// What the draft model proposes for `position`, by the same noise.
     pub fn propose(&self, logits: &[f32], position: u64) -> u32 {
         // A proposal of no sense is merely not accepted.
-        if all_finite(logits) { sample(logits, &self.job.sampling, self.index.into(), position) } else { 0 }
+        if all_finite(logits) { sample(logits, &self.task.job.sampling, self.index.into(), position) } else { 0 }
     }
 
     /// Goes on with a token. Returns whether it ends the completion; [`Choice::stopped`] then says why.
-    pub fn push(&mut self, token: Scored, tokenizer: &Tokenizer) -> bool {
+    ///
+    /// # Errors
+    /// The grammar does not know the token.
+    pub fn push(&mut self, token: Scored, tokenizer: &Tokenizer) -> Result<bool, String> {
         let id = token.token;
         self.generated += 1;
-        let ends = self.job.stop_tokens.contains(&id) || (!self.job.ignore_eos && tokenizer.eos().contains(&id));
-        if ends {
+        if self.task.processors.ends().contains(&id) {
             self.stopped = Some(Stopped::Token(id));
-            return true;
+            return Ok(true);
         }
         self.new_tokens.push(token);
-        let Some((decoder, stops)) = &mut self.text else { return false };
-        // An id that the tokeniser does not know is padding of the model's vocabulary: it has no text.
-        let piece = decoder.push(tokenizer, id).unwrap_or_default();
-        if self.generated < self.job.min_tokens {
-            self.new_text.push_str(&piece);
-            return false;
+        self.state.push(id).map_err(|error| error.to_string())?;
+        if let Some((decoder, stops)) = &mut self.text {
+            // An id that the tokeniser does not know is padding of the model's vocabulary: it has no text.
+            let piece = decoder.push(tokenizer, id).unwrap_or_default();
+            if self.generated < self.task.job.min_tokens {
+                self.new_text.push_str(&piece);
+            } else {
+                self.new_text.push_str(&stops.push(&piece));
+                self.stopped = stops.which().map(|stop| Stopped::String(stop.into()));
+            }
         }
-        self.new_text.push_str(&stops.push(&piece));
-        self.stopped = stops.which().map(|stop| Stopped::String(stop.into()));
-        self.stopped.is_some()
+        if self.stopped.is_none() && self.state.is_complete() {
+            self.stopped = Some(Stopped::Grammar);
+        }
+        Ok(self.stopped.is_some())
     }
 
     /// Counts what has come until now.

@@ -1,5 +1,6 @@
 //! What the engine is told once, and what it says of itself.
 
+use crate::grammar::GrammarError;
 use crate::live::memory::{KvMemory, MemoryError};
 use model::Decoder;
 use spec::DecoderConfig;
@@ -37,7 +38,7 @@ pub struct EngineConfig {
     pub max_queue: u32,
     /// Who drafts tokens, and how many; `None`: nobody.
     pub speculation: Option<batch::Speculation>,
-    /// Lenient acceptance of drafts, `None`: exact, so that drafts change no token.
+    /// Threshold of lenient acceptance of drafts, see [`crate::typical`]; `None`: exact, so that drafts change no token.
     pub typical_acceptance: Option<f32>,
     /// Waiting this long is worth one level of priority.
     pub aging: Duration,
@@ -73,6 +74,9 @@ pub enum StartError {
     /// The tokeniser is not the model's.
     #[error(transparent)]
     Vocabulary(#[from] text::Error),
+    /// The tokeniser cannot be used for grammars.
+    #[error(transparent)]
+    Grammars(#[from] GrammarError),
     /// A draft model was asked to propose, and there is none.
     #[error("the draft model is to propose tokens, but no draft model was given")]
     NoDraft,

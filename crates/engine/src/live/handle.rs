@@ -1,5 +1,7 @@
 //! The engine as everybody else sees it.
 
+use crate::grammar;
+use crate::live::choice::Task;
 use crate::live::clock::{Clock, Health};
 use crate::live::config::{EngineConfig, Info, Parts, StartError};
 use crate::live::event::Event;
@@ -8,6 +10,7 @@ use crate::live::memory;
 use crate::live::stats::Stats;
 use crate::live::step::Executor;
 use crate::live::thread::{Thread, request};
+use crate::logits::{InvalidProcessors, Processors};
 use crate::sampling::InvalidSampling;
 use batch::{Group, GroupKind, Proposer, Refusal, Scheduler};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -27,6 +30,7 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     info: Info,
     tokenizer: Arc<Tokenizer>,
+    grammars: grammar::Compiler,
     scheduling: batch::Config,
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
@@ -43,7 +47,7 @@ pub(super) enum Command {
 /// A job on its way to the thread.
 pub(super) struct Submission {
     pub id: u64,
-    pub job: Job,
+    pub task: Task,
     pub place: Place,
     pub events: channel::Sender<Event>,
     pub at: Instant,
@@ -107,26 +111,20 @@ pub enum Rejected {
     /// A parameter of sampling out of range.
     #[error(transparent)]
     Sampling(#[from] InvalidSampling),
+    /// Bias, penalties or stop tokens out of range.
+    #[error(transparent)]
+    Processors(#[from] InvalidProcessors),
     /// A token id past the vocabulary.
-    #[error("{field} has the token {token}, which is outside the vocabulary of {vocab}")]
+    #[error("the prompt has the token {token}, which is outside the vocabulary of {vocab}")]
     Token {
-        /// Where it stands.
-        field: &'static str,
         /// The id.
         token: u32,
         /// Ids there are.
         vocab: usize,
     },
-    /// Another parameter out of range.
-    #[error("{name} is {value}, but it must be {allowed}")]
-    Parameter {
-        /// Which.
-        name: &'static str,
-        /// What it is.
-        value: f32,
-        /// What it may be.
-        allowed: &'static str,
-    },
+    /// A job of no choices.
+    #[error("the job has no choices; it must have at least 1")]
+    NoChoices,
     /// The place was taken for another number of choices.
     #[error("the job has {choices} choices, but its place in the queue is for {places}")]
     Place {
@@ -149,7 +147,7 @@ pub struct Place {
 impl Place {
     pub(super) fn give_back(&mut self, choices: u32) {
         self.choices -= choices;
-        self.shared.places.fetch_sub(choices, Ordering::Relaxed);
+        self.shared.places.fetch_sub(choices, Ordering::SeqCst);
     }
 }
 
@@ -197,6 +195,7 @@ impl Engine {
             threads: parts.device.threads(),
         };
         let tokenizer = parts.tokenizer.clone();
+        let grammars = grammar::Compiler::new(tokenizer.clone())?;
         let executor = Executor::new(parts, config.kv, &scheduling);
         let start = Instant::now();
         let stats = Stats { expert_tokens: executor.expert_tokens().to_vec(), ..Stats::default() };
@@ -209,10 +208,11 @@ impl Engine {
             finish_interval: AtomicU64::new(0f64.to_bits()),
         });
         let (commands, inbox) = mpsc::channel();
-        let thread = Thread::new(shared.clone(), scheduler, executor, tokenizer.clone());
+        let thread = Thread::new(shared.clone(), scheduler, executor, tokenizer.clone(), config.typical_acceptance);
         let builder = std::thread::Builder::new().name("engine".into());
         builder.spawn(move || thread.run(&inbox)).map_err(StartError::Thread)?;
-        Ok(Self(Arc::new(Inner { info, tokenizer, scheduling, commands, shared, next_job: AtomicU64::new(0) })))
+        let next_job = AtomicU64::new(0);
+        Ok(Self(Arc::new(Inner { info, tokenizer, grammars, scheduling, commands, shared, next_job })))
     }
 
     /// What runs.
@@ -225,6 +225,11 @@ impl Engine {
         &self.0.tokenizer
     }
 
+    /// Compiles grammars for jobs; it blocks, so not where futures run.
+    pub fn grammars(&self) -> &grammar::Compiler {
+        &self.0.grammars
+    }
+
     /// Takes a place in the queue for so many choices, before anything costly is done for them. More choices at once than the queue
     /// holds get a place only when nobody else has one.
     ///
@@ -235,8 +240,12 @@ impl Engine {
         if shared.clock.health() == Health::Stopped {
             return Err(Busy::Stopped);
         }
+        let draining = || shared.draining.load(Ordering::SeqCst);
+        if draining() {
+            return Err(Busy::Draining);
+        }
         let most = info.max_running.saturating_add(info.max_queue);
-        let taken = shared.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |places| {
+        let taken = shared.places.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |places| {
             let sum = places.checked_add(choices)?;
             (places == 0 || sum <= most).then_some(sum)
         });
@@ -244,8 +253,8 @@ impl Engine {
             Ok(_) => Place { shared: shared.clone(), choices },
             Err(_) => return Err(Busy::Full { retry_after: self.retry_after() }),
         };
-        // Asked after the place is taken: whoever sees the engine drained and idle knows that nothing comes any more.
-        if shared.draining.load(Ordering::SeqCst) { Err(Busy::Draining) } else { Ok(place) }
+        // Once more: whoever has called `drain` and then finds nobody with a place knows that nobody will get one.
+        if draining() { Err(Busy::Draining) } else { Ok(place) }
     }
 
     /// When as many choices have ended as wait.
@@ -261,17 +270,19 @@ impl Engine {
     /// # Errors
     /// A job that can never be served, answered at once and without the thread.
     pub fn submit(&self, place: Place, job: Job) -> Result<Completion, Rejected> {
-        let Inner { shared, info, scheduling, commands, next_job, .. } = &*self.0;
+        let Inner { shared, info, tokenizer, scheduling, commands, next_job, .. } = &*self.0;
         let at = Instant::now();
         let request = request(&job, 0, shared.now(), at);
         request.check(scheduling, shared.now())?;
         job.check(info.config.vocab_size)?;
+        let processors = Processors::new(&job, tokenizer.eos(), info.config.vocab_size)?;
         if place.choices != job.choices {
             return Err(Rejected::Place { choices: job.choices, places: place.choices });
         }
         let (events, inbox) = channel::channel(job.most_events());
         let id = next_job.fetch_add(1, Ordering::Relaxed);
-        let submission = Box::new(Submission { id, job, place, events, at });
+        let task = Task { processors, job };
+        let submission = Box::new(Submission { id, task, place, events, at });
         commands.send(Command::Submit(submission)).map_err(|_| Rejected::Stopped)?;
         Ok(Completion { id, events: inbox, commands: commands.clone() })
     }

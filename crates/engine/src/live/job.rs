@@ -67,30 +67,18 @@ impl Job {
         }
     }
 
-    /// Checks every number that the scheduler does not check.
+    /// Checks what neither the scheduler checks nor [`crate::logits::Processors`].
     ///
     /// # Errors
-    /// The first out of its range.
+    /// The first that is out of its range.
     pub(super) fn check(&self, vocab: usize) -> Result<(), Rejected> {
-        let tokens = |field, mut ids: Box<dyn Iterator<Item = u32> + '_>| match ids.find(|&id| id as usize >= vocab) {
-            Some(token) => Err(Rejected::Token { field, token, vocab }),
-            None => Ok(()),
-        };
-        tokens("prompt", Box::new(self.prompt.iter().copied()))?;
-        tokens("logit_bias", Box::new(self.logit_bias.iter().map(|&(id, _)| id)))?;
-        tokens("stop_tokens", Box::new(self.stop_tokens.iter().copied()))?;
-        self.sampling.validate()?;
-        let number = |name, value: f32, allowed, ok: bool| {
-            if ok { Ok(()) } else { Err(Rejected::Parameter { name, value, allowed }) }
-        };
-        number("choices", self.choices as f32, "at least 1", self.choices > 0)?;
-        let Penalties { frequency, presence, repetition } = self.penalties;
-        number("frequency penalty", frequency, "a finite number", frequency.is_finite())?;
-        number("presence penalty", presence, "a finite number", presence.is_finite())?;
-        let sound = repetition.is_finite() && repetition > 0.0;
-        number("repetition penalty", repetition, "a finite number above 0", sound)?;
-        let wrong = self.logit_bias.iter().map(|&(_, bias)| bias).find(|bias| !bias.is_finite());
-        number("logit bias", wrong.unwrap_or_default(), "a finite number", wrong.is_none())
+        if let Some(&token) = self.prompt.iter().find(|&&token| token as usize >= vocab) {
+            return Err(Rejected::Token { token, vocab });
+        }
+        if self.choices == 0 {
+            return Err(Rejected::NoChoices);
+        }
+        Ok(self.sampling.validate()?)
     }
 
     /// Events that can come of it: the prompt's, one for each token, and for each choice the rest of its text and its end; a failure.

@@ -94,3 +94,24 @@ fn field(text: &str, name: &str) -> Option<usize> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_whitespace().next()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_by_their_whole_name() {
+        let text = "MemTotal:       16000 kB\nMemAvailable:   1234 kB\ninactive_file 77\n";
+        assert_eq!(field(text, "MemAvailable:"), Some(1234));
+        assert_eq!(field(text, "inactive_file "), Some(77));
+        assert_eq!(field(text, "MemFree:"), None);
+        assert_eq!(field("MemAvailable: none", "MemAvailable:"), None);
+    }
+
+    #[test]
+    fn this_machine_has_free_memory_and_no_more_than_all() {
+        let Some(text) = read("/proc/meminfo") else { return };
+        let total = field(&text, "MemTotal:").unwrap() * 1024;
+        assert!((1..=total).contains(&free().unwrap()));
+    }
+}

@@ -1,7 +1,7 @@
 //! The engine's thread: takes in jobs, plans, computes, chooses, commits, and says what came of it.
 
-use crate::live::choice::Choice;
-use crate::live::event::{Event, Finish, Usage};
+use crate::live::choice::{Choice, Desk};
+use crate::live::event::{Event, Finish, Stopped, Usage};
 use crate::live::handle::{Command, Place, Shared, Submission};
 use crate::live::job::{Job, Pooling, PromptOutputs};
 use crate::live::stats::{RecentStep, Spent};
@@ -69,6 +69,7 @@ pub(super) struct Thread {
 #[derive(Default)]
 struct State {
     jobs: HashMap<u64, Live>,
+    desk: Desk,
     /// By the slot of the request.
     choices: Vec<Option<Choice>>,
     plan: StepPlan,
@@ -80,8 +81,15 @@ struct State {
 }
 
 impl Thread {
-    pub fn new(shared: Arc<Shared>, scheduler: Scheduler, executor: Executor, tokenizer: Arc<Tokenizer>) -> Self {
-        Self { shared, scheduler, executor, tokenizer, state: State::default() }
+    pub fn new(
+        shared: Arc<Shared>,
+        scheduler: Scheduler,
+        executor: Executor,
+        tokenizer: Arc<Tokenizer>,
+        typical: Option<f32>,
+    ) -> Self {
+        let state = State { desk: Desk::new(typical), ..State::default() };
+        Self { shared, scheduler, executor, tokenizer, state }
     }
 
     /// Runs until nobody is left who could ask or listen. If it panics, every job fails.
@@ -164,22 +172,23 @@ impl Thread {
     }
 
     fn submit(&mut self, submission: Submission) {
-        let Submission { id, job, place, events, at } = submission;
+        let Submission { id, task, place, events, at } = submission;
         let now = self.shared.now();
+        let task = Arc::new(task);
+        let job = &task.job;
         let waits_for_prompt = job.prompt_outputs.is_some();
         let mut live =
             Live { events, place, requests: Vec::new(), open: job.choices, waits_for_prompt, held: Vec::new() };
-        let job = Arc::new(job);
         self.shared.with_stats(|stats| stats.tokens_in += job.prompt.len() as u64);
         for index in 0..job.choices {
-            match self.scheduler.submit(request(&job, index, now, at), now) {
+            match self.scheduler.submit(request(job, index, now, at), now) {
                 Ok(request) => {
                     live.requests.push(request);
                     let slot = request.slot();
                     if self.state.choices.len() <= slot {
                         self.state.choices.resize_with(slot + 1, || None);
                     }
-                    let choice = Choice::new(request, id, index, &job, &self.tokenizer, at);
+                    let choice = Choice::new(request, id, index, &task, &self.tokenizer, at);
                     self.state.choices[slot] = Some(choice);
                 }
                 // It was accepted in advance; only its time can be up by now.
@@ -219,10 +228,11 @@ impl Thread {
         let chosen = Instant::now();
         self.state.results.draft_seconds = (drafted - planned).as_secs_f64();
         self.state.results.seconds = (chosen - drafted).as_secs_f64();
-        let kept = match self.scheduler.commit(plan.id, &self.state.results) {
-            Ok(kept) => kept.iter().map(|&k| u64::from(k)).sum::<u64>(),
-            Err(error) => unreachable!("the results have the shape of the plan: {error}"),
-        };
+        let before = self.scheduler.totals();
+        if let Err(error) = self.scheduler.commit(plan.id, &self.state.results) {
+            unreachable!("the results have the shape of the plan: {error}");
+        }
+        let after = self.scheduler.totals();
         self.settle(chosen);
         self.tell(plan, chosen);
         self.shared.clock.begin();
@@ -230,25 +240,23 @@ impl Thread {
         spent.scheduling += (planned - started + chosen.elapsed()).as_secs_f64();
         spent.draft += (drafted - planned).as_secs_f64();
         spent.model += (computed - drafted).as_secs_f64();
-        spent.sampling += (chosen - computed - text).as_secs_f64();
+        spent.sampling += (chosen - computed).saturating_sub(text).as_secs_f64();
         spent.text += text.as_secs_f64();
-        let accepted = plan.chunks.iter().zip(&self.state.results.chunks);
-        let accepted = accepted.filter(|(c, _)| c.drafted > 0).map(|(_, r)| r.choices.saturating_sub(1)).sum();
         let step = RecentStep {
             at: self.shared.start.elapsed(),
             seconds: started.elapsed().as_secs_f32(),
             rows: plan.tokens.len() as u32,
             sequences: plan.chunks.len() as u32,
-            outputs: kept as u32,
-            drafted: plan.chunks.iter().map(|c| c.drafted).sum(),
-            accepted,
+            outputs: (after.generated - before.generated) as u32,
+            drafted: (after.drafted - before.drafted) as u32,
+            accepted: (after.accepted - before.accepted) as u32,
         };
         self.shared.with_stats(|stats| stats.note_step(step));
     }
 
     /// Fills the results of a computed step. Returns the time that text took. A request that panics fails alone.
     fn choose(&mut self, plan: &StepPlan) -> Duration {
-        let State { jobs, choices, results, .. } = &mut self.state;
+        let State { jobs, choices, results, desk, .. } = &mut self.state;
         results.clear();
         let mut hidden_row = 0;
         if let Some(hidden) = self.executor.hidden() {
@@ -285,7 +293,7 @@ impl Thread {
             let rows = row_range(&mut row, choice.wanted(chunk));
             let before = results.choices.len();
             let end = guarded(|| {
-                if let Some(event) = choice.take_prompt_logits(chunk, logits, rows.start)
+                if let Some(event) = choice.take_prompt_logits(chunk, logits, rows.start)?
                     && let Some(live) = jobs.get_mut(&choice.owner)
                 {
                     live.say(event);
@@ -293,23 +301,29 @@ impl Thread {
                 let first = rows.end - chunk.samples as usize;
                 for i in 0..chunk.samples as usize {
                     let position = u64::from(chunk.position + chunk.len - chunk.samples) + i as u64 + 1;
-                    let scored = choice.choose(logits.row(first + i), position)?;
+                    let draft = drafts.get(i).copied();
+                    let Some(scored) = choice.choose(logits.row(first + i), position, draft, desk)? else {
+                        choice.stopped = Some(Stopped::Grammar);
+                        // Accepted drafts are its last tokens. The scheduler would wait for the choice after them for ever.
+                        return Ok(if i > 0 { ChunkEnd::Stop } else { ChunkEnd::Continue });
+                    };
                     let token = scored.token;
                     let since = Instant::now();
-                    let ends = choice.push(scored, tokenizer);
+                    let ends = choice.push(scored, tokenizer)?;
                     text += since.elapsed();
                     results.choices.push(token);
                     if ends {
                         return Ok(ChunkEnd::Stop);
                     }
-                    if drafts.get(i).is_some_and(|&draft| draft != token) {
+                    if draft.is_some_and(|draft| draft != token) {
                         break;
                     }
                 }
                 Ok(ChunkEnd::Continue)
             });
             let end = match end {
-                Ok(end) if choice.failure.is_none() => end,
+                // Without a choice it can only end: a grammar that allows nothing.
+                Ok(end) if choice.failure.is_none() && (choice.stopped.is_none() || end == ChunkEnd::Stop) => end,
                 Ok(_) => ChunkEnd::Failed,
                 Err(message) => {
                     choice.failure = Some(message);
@@ -363,6 +377,7 @@ impl Thread {
             FinishReason::Length => Some(Finish::Length),
             FinishReason::Deadline => Some(Finish::Deadline),
             FinishReason::Cancelled => Some(Finish::Cancelled),
+            FinishReason::Failed if choice.failure.is_none() => choice.stopped.take().map(Finish::Stop),
             FinishReason::Failed => None,
         };
         self.shared.with_stats(|stats| {
@@ -451,4 +466,17 @@ fn row_range(row: &mut usize, wanted: Wanted) -> std::ops::Range<usize> {
 /// What concerns one request alone: if it panics, that request fails and nothing else.
 fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("an internal error; it is in the server's log".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::guarded;
+
+    #[test]
+    fn a_panic_becomes_the_failure_of_one_request() {
+        assert_eq!(guarded(|| Ok(3)), Ok(3));
+        assert_eq!(guarded(|| Err::<(), _>("reason".into())), Err("reason".into()));
+        let none: Option<u32> = None;
+        assert!(guarded(|| Ok(none.expect("nothing here"))).is_err());
+    }
 }

@@ -13,7 +13,7 @@ use text::Tokenizer;
 /// Positions that the tiny models serve in these tests.
 pub const CONTEXT: usize = 320;
 
-fn path(name: &str) -> PathBuf {
+pub fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models").join(name)
 }
 

@@ -15,12 +15,13 @@ fn jobs(count: u64) -> Vec<Job> {
     let make = |i: u64| {
         let own = prompt(i, 1 + (hash(7, 2, i, 0) % 90) as usize, VOCAB);
         let prompt = if i % 3 == 0 { [&common[..40 + 10 * (i as usize % 7)], &own].concat() } else { own };
-        job(prompt, 1 + (hash(7, 3, i, 0) % 40) as u32, sampling(i))
+        job(prompt, 1 + (hash(7, 3, i, 0) % 80) as u32, sampling(i))
     };
     (0..count).map(make).collect()
 }
 
-fn check(name: &str, kv: KvFormat, cache_blocks: usize) {
+/// Compares all jobs with plain decoding. Returns how often one was preempted.
+fn check(name: &str, kv: KvFormat, cache_blocks: usize) -> u64 {
     let (decoder, mut device) = load(name, Format::Int8);
     let engine = start(name, small(kv, blocks(&decoder, kv, cache_blocks)));
     let jobs = jobs(40);
@@ -34,26 +35,24 @@ fn check(name: &str, kv: KvFormat, cache_blocks: usize) {
         cached += made.usage.cached;
     }
     assert!(cached > 0, "nothing was found in the prefix cache");
-    let preemptions = engine.stats().totals.preemptions;
-    assert_eq!(cache_blocks < 32, preemptions > 0, "{preemptions} preemptions");
     assert_empty(&engine);
+    engine.stats().totals.preemptions
 }
 
 #[test]
 fn many_jobs_at_once_are_decoded_as_one_by_one() {
     for name in MODELS {
         for kv in KvFormat::ALL {
-            check(name, kv, 400);
+            assert_eq!(check(name, kv, 400), 0);
         }
     }
 }
 
 #[test]
 fn preempted_jobs_go_on_with_the_same_tokens() {
-    for name in MODELS {
-        check(name, KvFormat::Bf16, 13);
-        check(name, KvFormat::Int8, 13);
-    }
+    let formats = [KvFormat::Bf16, KvFormat::Int8];
+    let preemptions: u64 = MODELS.iter().flat_map(|name| formats.map(|kv| check(name, kv, 11))).sum();
+    assert!(preemptions > 0);
 }
 
 #[test]

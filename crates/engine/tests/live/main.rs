@@ -2,6 +2,9 @@
 
 mod common;
 mod equality;
+mod failures;
 mod lifetime;
 mod prompts;
 mod speculation;
+mod storm;
+mod wishes;
