@@ -66,7 +66,8 @@ pub struct Config {
     pub step_tokens: u32,
     /// Rows of one step whose outputs (logits or hidden states) are wanted, at most.
     pub step_outputs: u32,
-    /// Sequences that hold blocks at once; at most `step_tokens` and `step_outputs`, so that each can have its row.
+    /// Sequences that hold blocks at once; at most `max_in_flight` times `step_tokens` and `step_outputs`, so that each can have its row
+    /// in one of the steps that a pipeline holds.
     pub max_running: u32,
     /// Steps planned and not committed, at most.
     pub max_in_flight: u32,
@@ -93,7 +94,7 @@ pub enum ConfigError {
     },
     /// More sequences than rows.
     #[error(
-        "`max_running` is {running}, but a step has only {rows} rows in `{field}`: each running sequence needs one"
+        "`max_running` is {running}, but {steps} steps in flight have only {rows} rows each in `{field}`: each running sequence needs one"
     )]
     Running {
         /// Sequences.
@@ -102,6 +103,8 @@ pub enum ConfigError {
         field: &'static str,
         /// Rows it allows.
         rows: u32,
+        /// Steps in flight.
+        steps: u32,
     },
     /// No group holds the tokens' keys and values.
     #[error("no cache group is `Full` or `Sliding`: there is nowhere to keep keys and values")]
@@ -134,8 +137,9 @@ impl Config {
         least("context", self.context.into(), 1)?;
         least("aging", self.aging, 1)?;
         for (field, rows) in [("step_tokens", self.step_tokens), ("step_outputs", self.step_outputs)] {
-            if self.max_running > rows {
-                return Err(ConfigError::Running { running: self.max_running, field, rows });
+            let steps = self.max_in_flight;
+            if u64::from(self.max_running) > u64::from(rows) * u64::from(steps) {
+                return Err(ConfigError::Running { running: self.max_running, field, rows, steps });
             }
         }
         for group in &self.groups {

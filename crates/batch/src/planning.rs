@@ -78,7 +78,7 @@ impl Scheduler {
         flight.drafts.clear();
         let (tokens, outputs) = (self.config.step_tokens, self.config.step_outputs);
         // Drafts take at most half of what decoding leaves: prompts must not starve.
-        let fits = (tokens.min(outputs) - self.ready) / (2 * self.ready.max(1));
+        let fits = tokens.min(outputs).saturating_sub(self.ready) / (2 * self.ready.max(1));
         let ready = self.ready;
         let drafts = self.policy.as_mut().map_or(Drafts { most: 0, worth: 0.0 }, |policy| policy.choose(ready, fits));
         Step { tokens, outputs, draft_tokens: tokens, drafts, ready_left: ready, short: false, flight }
@@ -104,7 +104,8 @@ impl Scheduler {
             return Visit::Done;
         }
         step.ready_left -= u32::from(sequence.ready);
-        let kept = step.ready_left * (1 + step.drafts.most);
+        // No more rows than the step can serve: in a pipeline the others have theirs in the steps after it.
+        let kept = step.ready_left.min(step.outputs).saturating_mul(1 + step.drafts.most);
         let want = sequence.want(step.tokens.saturating_sub(kept), step.outputs.saturating_sub(kept));
         if want.len == 0 {
             return Visit::Done;
@@ -179,7 +180,7 @@ impl Scheduler {
         if sequence.ready {
             let left = sequence.max_tokens - sequence.generated();
             most = policy.share(step.drafts, &sequence.record).min(left.saturating_sub(1));
-            most = most.min(step.tokens.min(step.outputs) - 1 - step.ready_left);
+            most = most.min((step.tokens.min(step.outputs) - 1).saturating_sub(step.ready_left));
             most = self.room(slot, 1 + most) - 1;
         }
         match policy.proposer() {

@@ -367,3 +367,25 @@ fn results_of_another_step_are_refused_and_change_nothing() {
     assert_eq!(scheduler.commit(second.id, &one), Ok(&[1][..]));
     scheduler.check().unwrap();
 }
+
+/// Four stages, each with rows for a quarter of the sequences: every sequence has a row in one of the steps in flight, and none waits for a second round.
+#[test]
+fn a_full_pipeline_serves_all_sequences_in_turn() {
+    let config = Config { step_tokens: 4, step_outputs: 4, max_running: 16, max_in_flight: 4, ..plain(200) };
+    let mut world = world(config);
+    for seed in 0..16 {
+        world.submit(request(1, seed, 20)).unwrap();
+    }
+    for _ in 0..4 {
+        world.plan();
+    }
+    for round in 0..19 {
+        let generated = |world: &World| world.requests.values().map(|known| known.generated.len()).collect::<Vec<_>>();
+        for _ in 0..4 {
+            world.commit();
+            world.plan();
+        }
+        assert!(generated(&world).iter().all(|&tokens| tokens == round + 1), "round {round}: {:?}", generated(&world));
+    }
+    world.drain();
+}

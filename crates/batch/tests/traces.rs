@@ -116,22 +116,24 @@ fn setup() -> impl Strategy<Value = Setup> {
     (
         (groups, speculation, draft, 1u32..30, prop::option::of(2u32..8)),
         (1u32..7, 0u32..24, 0u32..16, 1u32..4, prop_oneof![Just(1u32), Just(4), Just(5)]),
-        (any::<bool>(), any::<bool>(), prop_oneof![Just(3u64), Just(50)]),
+        (any::<bool>(), any::<bool>(), any::<bool>(), prop_oneof![Just(3u64), Just(50)]),
     )
         .prop_map(
             |(
                 (mut groups, speculation, draft, draft_blocks, memory_blocks),
                 (running, tokens, outputs, in_flight, block),
-                (eager, all_choices, vocab),
+                (eager, all_choices, pipelined, vocab),
             )| {
                 groups.iter_mut().for_each(|g| g.blocks *= if block == 1 { 4 } else { 1 });
                 groups.push(Group { kind: GroupKind::Draft, blocks: draft_blocks });
                 groups.extend(memory_blocks.map(|blocks| Group { kind: GroupKind::CrossAttention, blocks }));
+                // In a pipeline a step may have rows for a share of the sequences only.
+                let rows = if pipelined { running.div_ceil(in_flight) } else { running };
                 let config = Config {
                     block_tokens: block,
                     groups,
-                    step_tokens: running + tokens,
-                    step_outputs: running + outputs,
+                    step_tokens: rows + tokens,
+                    step_outputs: rows + outputs,
                     max_running: running,
                     max_in_flight: in_flight,
                     speculation,

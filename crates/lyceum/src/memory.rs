@@ -15,6 +15,11 @@ fn available() -> Option<u64> {
     field("/proc/meminfo", "MemAvailable:")
 }
 
+/// Memory of the machine.
+pub fn total() -> Option<u64> {
+    field("/proc/meminfo", "MemTotal:")
+}
+
 /// A line such as `VmHWM:    1234 kB`, in bytes.
 fn field(path: &str, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(path).ok()?;

@@ -8,7 +8,7 @@ use std::thread::available_parallelism;
 use tensor::{Device, Format, KvFormat};
 
 /// How to compute.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Compute {
     /// Threads; all that the machine runs at once if not given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]

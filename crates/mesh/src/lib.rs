@@ -1,4 +1,6 @@
-//! Who computes which part? Degrees of parallelism and shares of an axis, as plain data.
+//! Who computes which part? Degrees of parallelism, shares of an axis and the order of work along a pipeline, as plain data.
+
+pub mod schedule;
 
 use std::ops::Range;
 

@@ -4,10 +4,8 @@ use crate::auth::Keys;
 use crate::error::{ApiError, Result};
 use crate::request::generation::Defaults;
 use crate::tools::ToolFormat;
-use engine::grammar::{Compiler, GrammarError};
 use engine::live::Engine;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use text::{ChatTemplate, Error};
@@ -48,8 +46,6 @@ pub struct App {
     pub engine: Engine,
     /// How to serve.
     pub options: Options,
-    /// Compiles what texts must look like.
-    pub(crate) grammars: Arc<Compiler>,
     /// How chats are laid out, or why they cannot be.
     pub(crate) template: std::result::Result<ChatTemplate, Error>,
     /// How the model writes calls of tools, if its template knows tools.
@@ -63,24 +59,19 @@ pub struct App {
 
 impl App {
     /// A server for this engine.
-    ///
-    /// # Errors
-    /// Grammars cannot be made over the model's tokens.
-    pub fn new(engine: Engine, options: Options) -> std::result::Result<Self, GrammarError> {
+    pub fn new(engine: Engine, options: Options) -> Self {
         let template = engine.tokenizer().chat_template();
         let tools = template.as_ref().ok().and_then(ToolFormat::of);
-        let grammars = Arc::new(Compiler::new(engine.tokenizer().clone())?);
-        Ok(Self {
+        Self {
             engine,
             options,
-            grammars,
             template,
             tools,
             created: now(),
             draining: AtomicBool::new(false),
             random: RandomState::new(),
             counter: AtomicU64::new(0),
-        })
+        }
     }
 
     /// What the model is called.

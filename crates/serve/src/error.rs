@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use engine::live::{Busy, Rejected};
+use engine::logits::InvalidProcessors;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -177,7 +178,9 @@ impl ApiError {
         match rejected {
             Rejected::Stopped => Busy::Stopped.into(),
             Rejected::Sampling(invalid) => Self::invalid(invalid.name, sentence(&rejected.to_string())),
-            Rejected::Parameter { name, .. } => Self::invalid(*name, sentence(&rejected.to_string())),
+            Rejected::Processors(InvalidProcessors::Range { name, .. } | InvalidProcessors::Token { name, .. }) => {
+                Self::invalid(*name, sentence(&rejected.to_string()))
+            }
             _ => Self::invalid(param, sentence(&rejected.to_string())),
         }
     }

@@ -60,6 +60,14 @@ impl DecoderConfig {
         self.layers.iter().any(|layer| matches!(&layer.ffn, Ffn::Experts(experts) if experts.choice_bias))
     }
 
+    /// Routed experts of a layer; 0 where it is dense.
+    pub fn experts(&self, layer: usize) -> usize {
+        match self.layers.get(layer).map(|layer| &layer.ffn) {
+            Some(Ffn::Experts(experts)) => experts.experts,
+            _ => 0,
+        }
+    }
+
     /// Width of all query heads together.
     pub fn q_size(&self) -> usize {
         self.heads * self.head_dim

@@ -13,6 +13,8 @@ pub struct LayerCount {
     pub ffn_active: u64,
     /// Elements of the matrices that one token multiplies by, router included.
     pub active_matrices: u64,
+    /// One routed expert; 0 where the layer is dense.
+    pub expert: u64,
 }
 
 /// Parameters of a decoder.
@@ -31,7 +33,48 @@ pub struct ParameterCount {
     pub layers: Vec<LayerCount>,
 }
 
+/// FLOPs of one token, forward; a multiply and an add are two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenFlops {
+    /// Matrix products of the layers, of the experts that the token visits.
+    pub layers: u64,
+    /// Attention scores and the weighted sum of values.
+    pub attention: u64,
+    /// The head.
+    pub head: u64,
+}
+
+impl TokenFlops {
+    /// All of the forward pass.
+    pub fn forward(self) -> u64 {
+        self.layers + self.attention + self.head
+    }
+
+    /// Forward and backward. Gradients of a product are two products of its size: by its inputs, and by its weights (by its other input, in attention).
+    pub fn training(self) -> u64 {
+        3 * self.forward()
+    }
+}
+
+impl ParameterCount {
+    /// One routed expert over all layers.
+    pub fn expert(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.expert).sum()
+    }
+
+    /// Attention of all layers.
+    pub fn attention(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.attention).sum()
+    }
+}
+
 impl DecoderConfig {
+    /// FLOPs of a token of a sample of `context` tokens, each of which sees those before it: half of them in the mean.
+    pub fn token_flops(&self, context: usize) -> TokenFlops {
+        let attention = self.attention_flops(context.div_ceil(2));
+        TokenFlops { layers: self.layer_flops(), attention, head: self.head_flops() }
+    }
+
     /// Counts parameters by arithmetic; [`crate::ParameterTable`] lists the same ones.
     pub fn count_parameters(&self) -> ParameterCount {
         let embedding = self.vocab_size as u64 * self.hidden_size as u64;
@@ -64,10 +107,10 @@ impl DecoderConfig {
             let biases = if ffn.bias { 2 * wide + hidden } else { 0 };
             (matrices, matrices + biases)
         };
-        let (ffn, ffn_active, ffn_matrices) = match &layer.ffn {
+        let (ffn, ffn_active, ffn_matrices, expert) = match &layer.ffn {
             Ffn::Dense(dense) => {
                 let (matrices, all) = network(dense);
-                (all, all, matrices)
+                (all, all, matrices, 0)
             }
             Ffn::Experts(moe) => {
                 let (matrices, one) = network(&moe.expert);
@@ -77,7 +120,8 @@ impl DecoderConfig {
                 let biases = u64::from(moe.router_bias) + u64::from(moe.choice_bias);
                 let always = router_matrix + shared + biases * experts;
                 let visited = moe.top_k as u64;
-                (always + experts * one, always + visited * one, router_matrix + shared_matrices + visited * matrices)
+                let visited_matrices = router_matrix + shared_matrices + visited * matrices;
+                (always + experts * one, always + visited * one, visited_matrices, one)
             }
         };
         LayerCount {
@@ -85,6 +129,7 @@ impl DecoderConfig {
             ffn: hidden + ffn,
             ffn_active: hidden + ffn_active,
             active_matrices: matrices + ffn_matrices,
+            expert,
         }
     }
 

@@ -101,7 +101,7 @@ fn contradictions_name_the_key_and_what_is_allowed() {
     refused(&["train.bias_rate=0"], &["train.bias_rate is 0", "above 0"]);
     refused(&["train.bias_rate=2"], &["train.bias_rate is 2"]);
     refused(&["train.capacity=-1"], &["train.capacity is -1"]);
-    refused(&["train.precision=bf16"], &["bf16", "f32"]);
+    refused(&["train.precision=fp8"], &["fp8", "f32", "bf16"]);
     refused(&["train.keep_last=0"], &["train.keep_last is 0"]);
     refused(&["train.checkpoint_seconds=-1"], &["train.checkpoint_seconds is -1"]);
     refused(&["hardware.threads=0"], &["hardware.threads is 0"]);

@@ -6,7 +6,7 @@ use data::{Mixture, paths};
 use model::training::{self, Fresh, Objective, Unbiased, Upcycled};
 use model::{Checkpoint, Decoder, LoadOptions, Parameters};
 use spec::recipe::model::upcycled;
-use spec::recipe::{BalanceForm, OptimiserKind, Recipe, RecipeError, Start};
+use spec::recipe::{BalanceForm, OptimiserKind, Precision, Recipe, RecipeError, Start};
 use spec::{DecoderConfig, Ffn, HfConfig, ParameterTable};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +49,7 @@ impl Setup {
     /// By key or file, what is wrong and what is allowed.
     pub fn new(recipe: &Recipe, base: &Path) -> Result<Self, TrainError> {
         recipe.validate()?;
+        one_rank_in_f32(recipe)?;
         let (folder, tokenizer) = tokenizer(recipe, base)?;
         let (origin, hf) = start(recipe, base, &tokenizer)?;
         let config = hf.decoder.clone();
@@ -119,9 +120,29 @@ impl Setup {
     /// Floating-point operations that one token costs, forward and backward: two per active weight and for attention's products over
     /// half a context, three times over.
     pub fn flops_per_token(&self) -> f64 {
-        let config = &self.config;
-        let attention = config.attention_flops(self.recipe.data.context.div_ceil(2));
-        3.0 * (config.layer_flops() + config.head_flops() + attention) as f64
+        self.config.token_flops(self.recipe.data.context).training() as f64
+    }
+}
+
+/// Refuses what a recipe may ask a plan for but not yet this trainer.
+fn one_rank_in_f32(recipe: &Recipe) -> Result<(), RecipeError> {
+    let layout = recipe.hardware.layout.unwrap_or_default();
+    let degrees = [
+        ("tensor", layout.tensor),
+        ("pipeline", layout.pipeline),
+        ("expert", layout.expert),
+        ("interleave", layout.interleave),
+    ];
+    if let Some((key, degree)) = degrees.into_iter().find(|(_, degree)| *degree > 1) {
+        let allowed = "the trainer runs on one rank so far: set it to 1 (`lyceum plan train` plans for more)";
+        return Err(RecipeError::value(&format!("hardware.layout.{key}"), degree, allowed));
+    }
+    match recipe.train.precision {
+        Precision::F32 => Ok(()),
+        Precision::Bf16 => {
+            let allowed = "the trainer computes in \"f32\" so far (`lyceum plan train` plans for more)";
+            Err(RecipeError::value("train.precision", "\"bf16\"", allowed))
+        }
     }
 }
 

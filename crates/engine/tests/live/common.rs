@@ -19,7 +19,7 @@ pub fn path(name: &str) -> PathBuf {
 
 /// A tiny model with weights in a format; each call gives the same.
 pub fn load(name: &str, format: Format) -> (Decoder, Device) {
-    let mut device = Device::new(2);
+    let mut device = Device::new(1);
     let options = LoadOptions { weights: Some(format), context: Some(CONTEXT), ..LoadOptions::default() };
     let decoder = Decoder::load(&Checkpoint::open(&path(name)).unwrap(), &mut device, &options).unwrap();
     (decoder, device)
@@ -40,7 +40,13 @@ pub fn start(name: &str, config: EngineConfig) -> Engine {
 }
 
 pub fn start_with(name: &str, draft: Option<Decoder>, config: EngineConfig) -> Engine {
-    let (decoder, device) = load(name, Format::Int8);
+    start_on(1, name, draft, config)
+}
+
+/// An engine whose device has so many workers.
+pub fn start_on(threads: usize, name: &str, draft: Option<Decoder>, config: EngineConfig) -> Engine {
+    let (decoder, _) = load(name, Format::Int8);
+    let device = Device::new(threads);
     let parts = Parts { decoder, tokenizer: tokenizer(name), device, draft, name: name.into() };
     Engine::start(parts, config).unwrap()
 }

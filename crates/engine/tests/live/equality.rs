@@ -23,7 +23,7 @@ fn jobs(count: u64) -> Vec<Job> {
 /// Compares all jobs with plain decoding. Returns how often one was preempted.
 fn check(name: &str, kv: KvFormat, cache_blocks: usize) -> u64 {
     let (decoder, mut device) = load(name, Format::Int8);
-    let engine = start(name, small(kv, blocks(&decoder, kv, cache_blocks)));
+    let engine = start_on(2, name, None, small(kv, blocks(&decoder, kv, cache_blocks)));
     let jobs = jobs(40);
     let running: Vec<_> = jobs.iter().map(|job| submit(&engine, job.clone())).collect();
     let mut cached = 0;

@@ -30,7 +30,7 @@ impl Parameters for Overflowing {
 
 fn overflowing() -> (Decoder, Device) {
     let source = Overflowing(Checkpoint::open(&path(NAME)).unwrap());
-    let mut device = Device::new(2);
+    let mut device = Device::new(1);
     let options = LoadOptions { context: Some(CONTEXT), ..LoadOptions::default() };
     let (table, config) = (&source.0.table, source.0.decoder());
     let decoder = Decoder::from_parameters(&source, table, config, &mut device, &options).unwrap();

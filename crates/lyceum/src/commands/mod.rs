@@ -7,6 +7,7 @@ pub mod data;
 pub mod eval;
 pub mod generate;
 pub mod inspect;
+pub mod plan;
 pub mod serve;
 pub mod tokenizer;
 pub mod train;

@@ -174,7 +174,7 @@ impl Serve {
         let _ = rlimit::increase_nofile_limit(u64::MAX);
         self.announce(&engine, &listener, took)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
-        let app = Arc::new(App::new(engine, options).into_diagnostic()?);
+        let app = Arc::new(App::new(engine, options));
         runtime.into_diagnostic()?.block_on(async {
             let stop = stopped().into_diagnostic()?;
             listener.serve(app, tls, stop).await.into_diagnostic()

@@ -8,6 +8,8 @@ mod errors;
 mod eval;
 mod generate;
 mod inspect;
+mod plan;
+mod plan_serve;
 mod prepare;
 mod report;
 mod tokenizer;

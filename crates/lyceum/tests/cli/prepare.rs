@@ -60,7 +60,8 @@ fn documents_become_a_tokenizer_and_shards_with_an_account() {
     assert!(expected.starts_with("code  "), "{expected}");
     assert_eq!(stdout(run(args!["data", "stats", at("recipe.toml")])), expected);
     assert_eq!(stdout(run(args!["data", "stats", at("shards/code")])), expected);
-    let with_corpus = "data = { context = 32, sources = [{ name = \"code\" }], corpus = { folder = \".\", paths = [\"x\"] } }";
+    let with_corpus =
+        "data = { context = 32, sources = [{ name = \"code\" }], corpus = { folder = \".\", paths = [\"x\"] } }";
     fs::write(at("corpus.toml"), with_corpus).unwrap();
     assert_eq!(stdout(run(args!["data", "stats", at("corpus.toml")])), expected);
     fs::create_dir(at("run")).unwrap();

@@ -1,8 +1,8 @@
 //! Probabilities of tokens, as chats and as plain completions tell them.
 
 use engine::live::Scored;
+use indexmap::IndexMap;
 use serde::Serialize;
-use serde_json::{Map, Value};
 use text::{DecodeOptions, Decoder, Tokenizer};
 use utoipa::ToSchema;
 
@@ -71,7 +71,7 @@ pub struct CompletionLogprobs {
     pub tokens: Vec<String>,
     /// The most probable tokens at each place and the one that stands there.
     #[schema(value_type = Vec<Option<std::collections::BTreeMap<String, f32>>>)]
-    pub top_logprobs: Vec<Option<Map<String, Value>>>,
+    pub top_logprobs: Vec<Option<IndexMap<String, f32>>>,
 }
 
 /// Counts the characters that tokens become.
@@ -98,7 +98,7 @@ impl Offsets {
                 let chosen = (scored.token, own);
                 let all =
                     scored.top.iter().chain(Some(&chosen).filter(|_| !scored.top.iter().any(|t| t.0 == scored.token)));
-                all.map(|&(id, logprob)| (name(tokenizer, id), finite(logprob).into())).collect()
+                all.map(|&(id, logprob)| (name(tokenizer, id), finite(logprob))).collect()
             }));
             self.characters += self.decoder.push(tokenizer, scored.token).unwrap_or_default().chars().count();
         }

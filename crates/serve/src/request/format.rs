@@ -118,8 +118,8 @@ impl Structured {
 
 /// Compiles what a text must look like, away from the threads that answer; `field` is to blame if it cannot be.
 pub async fn compile(app: &Arc<App>, field: &'static str, source: Source) -> Result<Grammar> {
-    let grammars = app.grammars.clone();
-    let compiled = crate::blocking(move || grammars.compile(&source)).await?;
+    let engine = app.engine.clone();
+    let compiled = crate::blocking(move || engine.grammars().compile(&source)).await?;
     compiled.map_err(|error| match error {
         GrammarError::Busy { .. } => ApiError::rate_limited(sentence(&error.to_string()), 1),
         error => ApiError::invalid(field, sentence(&error.to_string())),

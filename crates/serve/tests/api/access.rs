@@ -119,7 +119,7 @@ async fn a_certificate_is_shown_and_trusted() {
     let tls = Tls::from_files(&certificate, &key).unwrap();
 
     let model = model_folder();
-    let app = Arc::new(App::new(start_engine(model.path(), engine_config()), Options::default()).unwrap());
+    let app = Arc::new(App::new(start_engine(model.path(), engine_config()), Options::default()));
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.address().unwrap();
     tokio::spawn(listener.serve(app, Some(tls), std::future::pending()));

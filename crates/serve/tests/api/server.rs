@@ -68,7 +68,7 @@ impl Server {
     }
 
     pub async fn of(folder: tempfile::TempDir, options: Options, config: EngineConfig) -> Self {
-        let app = Arc::new(App::new(start_engine(folder.path(), config), options).unwrap());
+        let app = Arc::new(App::new(start_engine(folder.path(), config), options));
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let url = format!("http://{}", listener.address().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();

@@ -1,12 +1,14 @@
 //! A recipe: one file that describes a model, its data, its training and its hardware.
 
 pub mod data;
+pub mod hardware;
 pub mod model;
 mod settings;
 pub mod stages;
 pub mod train;
 
 pub use data::{CorpusRecipe, DataRecipe, InvalidData, Packing, SourceRecipe};
+pub use hardware::{HardwareRecipe, LayoutRecipe, PipelineSchedule};
 pub use model::{ModelRecipe, Start};
 pub use stages::Stage;
 pub use train::{BalanceForm, Batch, Export, OptimiserKind, Precision, Schedule, TrainRecipe};
@@ -29,18 +31,6 @@ pub struct Recipe {
     /// What it runs on.
     #[serde(default)]
     pub hardware: HardwareRecipe,
-}
-
-/// What a recipe runs on.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HardwareRecipe {
-    /// Threads; all that the machine runs at once if not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub threads: Option<usize>,
-    /// 10^9 f32 operations per second that all of them reach, for the share of it that training uses; measured if not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub peak_gflops: Option<f64>,
 }
 
 /// A recipe that cannot be followed.
@@ -177,17 +167,5 @@ impl Recipe {
     /// None that a parsed recipe could have.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         toml::to_string(self)
-    }
-}
-
-impl HardwareRecipe {
-    fn validate(&self) -> Result<(), RecipeError> {
-        if let Some(threads) = self.threads.filter(|threads| !(1..=1024).contains(threads)) {
-            return Err(RecipeError::value("hardware.threads", threads, "allowed is 1 to 1024"));
-        }
-        match self.peak_gflops.filter(|peak| !(peak.is_finite() && *peak > 0.0)) {
-            Some(peak) => Err(RecipeError::value("hardware.peak_gflops", peak, "allowed is a number above 0")),
-            None => Ok(()),
-        }
     }
 }

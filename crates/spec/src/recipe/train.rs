@@ -153,6 +153,8 @@ pub enum Precision {
     /// 32-bit floats.
     #[default]
     F32,
+    /// bfloat16, beside master weights and optimiser state of 32-bit floats. Planned for; the trainer refuses it so far.
+    Bf16,
 }
 
 /// What a finished model's weights are written as.
