@@ -3,7 +3,7 @@
 //! Rejection sampling (Leviathan et al., arXiv 2211.17192) is a maximal coupling: no method accepts more. Shared Gumbel noise gives up a
 //! little of that, and in return the target's choice depends on nothing that the draft did (Daliri et al., arXiv 2408.07978).
 
-use crate::compare::Scorer;
+use crate::compare::{Scorer, each_row};
 use crate::runner::RunError;
 use crate::sampling::argmax;
 use model::Decoder;
@@ -46,7 +46,7 @@ pub fn mean_acceptance(
 ) -> Result<Vec<Acceptance>, RunError> {
     let (mut target, mut draft) = (Scorer::new(target, tokens)?, Scorer::new(draft, tokens)?);
     let mut means = vec![Acceptance::default(); temperatures.len()];
-    crate::compare::each_row(&mut target, &mut draft, device, tokens, &mut |target, draft| {
+    each_row(&mut target, &mut draft, device, tokens, &mut |target, draft| {
         let vocabulary = target.len().min(draft.len());
         for (mean, &temperature) in means.iter_mut().zip(temperatures) {
             let row = acceptance(&target[..vocabulary], &draft[..vocabulary], temperature);
@@ -135,6 +135,16 @@ mod tests {
             let Acceptance { rejection, shared_noise, bound } = acceptance(&target, &draft, 1.0);
             assert!(bound <= shared_noise + 1e-9 && shared_noise <= rejection + 1e-9 && rejection <= 1.0);
             assert!(seed > 0 || bound > 1.0 - 1e-9, "equal distributions always agree");
+        }
+    }
+
+    /// Two ways to the same figure: a sum over tokens here, an integral over races there.
+    #[test]
+    fn lenient_acceptance_knows_the_same_chance() {
+        for seed in 0..10 {
+            let (target, draft) = pair(seed, 50, 1.0 + seed as f64);
+            let other = crate::typical::cost(&target, &draft, 0.9, 0.2).exact;
+            assert!((acceptance(&target, &draft, 0.9).shared_noise - other).abs() < 1e-6);
         }
     }
 

@@ -5,7 +5,7 @@
 //! longer those of plain decoding. What that costs is the divergence of the distribution of the kept token from `p`, which [`cost`]
 //! computes exactly for a draft model that shares the noise (see [`crate::sampling`]), and [`measure`] averages over a text.
 
-use crate::compare::{CHUNK, Scorer};
+use crate::compare::{Scorer, each_row};
 use crate::runner::RunError;
 use crate::sampling::{COLDEST, Sampling, passes};
 use model::Decoder;
@@ -105,23 +105,17 @@ pub fn measure(
     temperature: f32,
     thresholds: &[f32],
 ) -> Result<Vec<Cost>, RunError> {
-    let mut scorers = (Scorer::new((target, kv), tokens)?, Scorer::new((draft, kv), tokens)?);
+    let (mut one, mut other) = (Scorer::new((target, kv), tokens)?, Scorer::new((draft, kv), tokens)?);
     let vocab = target.config().vocab_size.min(draft.config().vocab_size);
     let mut means = vec![Cost::default(); thresholds.len()];
-    for position in (0..tokens.len()).step_by(CHUNK) {
-        let chunk = &tokens[position..tokens.len().min(position + CHUNK)];
-        scorers.0.score(device, position, chunk);
-        scorers.1.score(device, position, chunk);
-        for row in 0..chunk.len() {
-            for (mean, &threshold) in means.iter_mut().zip(thresholds) {
-                let (p, q) = (&scorers.0.logits(row)[..vocab], &scorers.1.logits(row)[..vocab]);
-                let at = cost(p, q, temperature, threshold);
-                mean.kl_nats += at.kl_nats / tokens.len() as f64;
-                mean.exact += at.exact / tokens.len() as f64;
-                mean.lenient += at.lenient / tokens.len() as f64;
-            }
+    each_row(&mut one, &mut other, device, tokens, &mut |p, q| {
+        for (mean, &threshold) in means.iter_mut().zip(thresholds) {
+            let at = cost(&p[..vocab], &q[..vocab], temperature, threshold);
+            mean.kl_nats += at.kl_nats / tokens.len() as f64;
+            mean.exact += at.exact / tokens.len() as f64;
+            mean.lenient += at.lenient / tokens.len() as f64;
         }
-    }
+    });
     Ok(means)
 }
 

@@ -303,9 +303,9 @@ impl Thread {
                     let position = u64::from(chunk.position + chunk.len - chunk.samples) + i as u64 + 1;
                     let draft = drafts.get(i).copied();
                     let Some(scored) = choice.choose(logits.row(first + i), position, draft, desk)? else {
-                        // After an accepted draft: the next step will find the same.
-                        choice.stopped = (i == 0).then_some(Stopped::Grammar);
-                        break;
+                        choice.stopped = Some(Stopped::Grammar);
+                        // Accepted drafts are its last tokens. The scheduler would wait for the choice after them for ever.
+                        return Ok(if i > 0 { ChunkEnd::Stop } else { ChunkEnd::Continue });
                     };
                     let token = scored.token;
                     let since = Instant::now();

@@ -6,4 +6,5 @@ mod failures;
 mod lifetime;
 mod prompts;
 mod speculation;
+mod storm;
 mod wishes;
