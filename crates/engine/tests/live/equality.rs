@@ -14,7 +14,7 @@ fn jobs(count: u64) -> Vec<Job> {
     let common = prompt(99, 100, VOCAB);
     let make = |i: u64| {
         let own = prompt(i, 1 + (hash(7, 2, i, 0) % 90) as usize, VOCAB);
-        let prompt = if i % 3 == 0 { [&common[..40 + 10 * (i as usize % 7)], &own].concat() } else { own };
+        let prompt = if i.is_multiple_of(3) { [&common[..40 + 10 * (i as usize % 7)], &own].concat() } else { own };
         job(prompt, 1 + (hash(7, 3, i, 0) % 80) as u32, sampling(i))
     };
     (0..count).map(make).collect()

@@ -42,12 +42,7 @@ fn check(draft: Option<&str>, format: Format, proposer: Proposer, adaptive: bool
         for (choice, made) in answer(completion, job.choices).choices.into_iter().enumerate() {
             assert_eq!(made.finish, Some(Finish::Length));
             let expected = plain(&decoder, &mut device, kv, job, choice as u32);
-            assert_eq!(
-                made.ids(),
-                expected,
-                "{draft_name} job {i} choice {choice}",
-                draft_name = format!("{proposer:?}")
-            );
+            assert_eq!(made.ids(), expected, "{proposer:?} job {i} choice {choice}");
             assert!(made.usage.accepted <= made.usage.drafted);
         }
     }

@@ -42,14 +42,14 @@ fn wishes(engine: &Engine, count: u64) -> Vec<Job> {
         let draw = |purpose, bound| spec::random::below(hash(5, purpose, i, 0), bound);
         Job {
             choices: 1 + draw(1, 3) as u32,
-            grammar: (i % 3 != 0).then(|| grammars[draw(2, 4) as usize].clone()),
-            logprobs: (i % 2 == 0).then(|| draw(3, 6) as u32),
-            prompt_outputs: (i % 7 == 0).then_some(PromptOutputs::Logprobs(2)),
+            grammar: (!i.is_multiple_of(3)).then(|| grammars[draw(2, 4) as usize].clone()),
+            logprobs: i.is_multiple_of(2).then(|| draw(3, 6) as u32),
+            prompt_outputs: i.is_multiple_of(7).then_some(PromptOutputs::Logprobs(2)),
             penalties: match i % 4 {
                 0 => Penalties { frequency: 0.4, presence: 0.2, repetition: 1.1 },
                 _ => Penalties::default(),
             },
-            logit_bias: if i % 5 == 0 { vec![(draw(4, 500) as u32, 2.5)] } else { Vec::new() },
+            logit_bias: if i.is_multiple_of(5) { vec![(draw(4, 500) as u32, 2.5)] } else { Vec::new() },
             stop: if i % 6 == 1 { vec!["e".into(), "12".into()] } else { Vec::new() },
             min_tokens: draw(5, 4) as u32,
             priority: draw(6, 3) as i32,
