@@ -55,7 +55,14 @@ impl Scheduler {
             return false;
         }
         let mut step = self.open_step();
+        let mut running = self.running.len();
         self.plan_running(plan, &mut step);
+        // Rows may have been kept for a sequence that then yielded its blocks: those that are left can have both.
+        while plan.chunks.is_empty() && self.running.len() < running {
+            running = self.running.len();
+            step.ready_left = self.ready;
+            self.plan_running(plan, &mut step);
+        }
         if !step.short {
             self.admit(plan, &mut step);
         }

@@ -389,3 +389,38 @@ fn a_full_pipeline_serves_all_sequences_in_turn() {
     }
     world.drain();
 }
+
+/// A step whose only row was kept for a sequence that then yielded its blocks is planned for those that are left.
+#[test]
+fn rows_kept_for_one_that_yields_are_not_lost() {
+    let group = |kind, blocks| Group { kind, blocks };
+    let groups = vec![group(GroupKind::Full, 40), group(GroupKind::Draft, 1)];
+    let small = Config {
+        block_tokens: 1,
+        groups,
+        step_tokens: 1,
+        step_outputs: 1,
+        max_running: 2,
+        max_in_flight: 2,
+        ..plain(40)
+    };
+    let mut scheduler = Scheduler::new(small).unwrap();
+    scheduler.submit(request(4, 1, 5), 0).unwrap();
+    scheduler.submit(Request { priority: 1, ..request(33, 2, 5) }, 0).unwrap();
+    let mut ended = 0;
+    loop {
+        let plans = [scheduler.plan(0), scheduler.plan(0)];
+        if plans[0].is_none() {
+            break;
+        }
+        for plan in plans.into_iter().flatten() {
+            let chunks = plan.chunks.iter().map(|c| ChunkResult { choices: c.samples.min(1), end: ChunkEnd::Continue });
+            let mut results = StepResults { chunks: chunks.collect(), ..StepResults::default() };
+            results.choices = vec![5; results.chunks.iter().map(|c| c.choices as usize).sum()];
+            scheduler.commit(plan.id, &results).unwrap();
+        }
+        scheduler.check().unwrap();
+        ended += scheduler.take_ended().count();
+    }
+    assert_eq!((ended, scheduler.load().waiting, scheduler.load().running), (2, 0, 0));
+}
