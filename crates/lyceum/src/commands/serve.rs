@@ -70,7 +70,7 @@ struct Network {
     #[arg(long, default_value_t = 8080)]
     port: u16,
 
-    /// A TOML file of API keys: [[key]] with name, key, and perhaps requests_per_minute and concurrent; LYCEUM_API_KEYS, separated by
+    /// A TOML file of API keys: `[[key]]` with name, key, and perhaps requests_per_minute and concurrent; LYCEUM_API_KEYS, separated by
     /// commas, if not given
     #[arg(long, value_name = "FILE")]
     api_keys: Option<PathBuf>,
@@ -83,7 +83,7 @@ struct Network {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// An origin whose pages may ask from a browser, such as https://example.org; * is all; may be given several times
+    /// An origin whose pages may ask from a browser, such as `https://example.org`; * is all; may be given several times
     #[arg(long, value_name = "ORIGIN")]
     cors: Vec<String>,
 

@@ -304,7 +304,7 @@ pub fn within(field: &str, value: f64, least: f64, most: f64) -> Result<f32> {
 /// What a request leaves out, as the model's `generation_config.json` has it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Defaults {
-    /// As in [`Generation`], all of them.
+    /// As in `Generation`, all of them.
     pub temperature: f64,
     /// Probability.
     pub top_p: f64,

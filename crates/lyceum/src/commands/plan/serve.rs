@@ -36,7 +36,7 @@ pub struct Serve {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["hardware", "traffic"])]
     fleet: Option<PathBuf>,
 
-    /// Who asks: poisson:RATE, day:PEAK[:TROUGH], users:N, or a trace (.jsonl)
+    /// Who asks: `poisson:RATE`, `day:PEAK[:TROUGH]`, `users:N`, or a trace (.jsonl)
     #[arg(long, value_name = "TRAFFIC", default_value = "poisson:1")]
     traffic: Pattern,
 
