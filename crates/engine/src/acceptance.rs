@@ -20,7 +20,7 @@ pub struct Acceptance {
     pub bound: f64,
 }
 
-/// The acceptance of one row of logits [vocabulary] at a temperature; 0 is greedy. Without top-k and the like: those change both
+/// The acceptance of one row of logits `[vocabulary]` at a temperature; 0 is greedy. Without top-k and the like: those change both
 /// distributions before they are coupled.
 pub fn acceptance(target: &[f32], draft: &[f32], temperature: f32) -> Acceptance {
     if temperature == 0.0 {

@@ -101,7 +101,7 @@ impl Processors {
         self.bias.is_empty() && !state.counts && state.generated >= self.min_tokens && self.grammar.is_none()
     }
 
-    /// Changes the logits [vocabulary] of a choice's next token; those of tokens that may not come become minus infinity. If nothing is
+    /// Changes the logits `[vocabulary]` of a choice's next token; those of tokens that may not come become minus infinity. If nothing is
     /// allowed, the choice is complete.
     ///
     /// Costs as much as there are biased and distinct tokens, and a pass over the vocabulary only for a grammar.

@@ -3,7 +3,7 @@
 use crate::live::Scored;
 
 /// Scores a token and the `top` most probable ones, most probable first, the lower id of equals first, from the softmax of one row of
-/// logits [vocabulary]. Sums run in f64, in order. `logits` must be finite, and `token` one of them.
+/// logits `[vocabulary]`. Sums run in f64, in order. `logits` must be finite, and `token` one of them.
 pub fn score(logits: &[f32], token: u32, top: u32) -> Scored {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - f64::from(max)).exp()).sum();
