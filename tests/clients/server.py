@@ -31,6 +31,7 @@ class Server:
         command = [PROGRAM, "serve", self.folder, "--port", "0", "--name", NAME, "--log", "warn", *options]
         with self._log_path().open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | (environment or {}))
+        self._asked = False
         self.url = self._wait_for_address()
 
     def __enter__(self) -> "Server":
@@ -42,10 +43,15 @@ class Server:
         self.remove()
         assert status == 0, f"the server ended with {status}:\n{log}"
 
+    def ask_to_leave(self) -> None:
+        """Sends SIGTERM, once: a second one would have it leave at once."""
+        if not self._asked and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self._asked = True
+
     def stop(self) -> int:
         """Asks the server to leave, and returns its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        self.ask_to_leave()
         try:
             return self.process.wait(timeout=90)
         except subprocess.TimeoutExpired:

@@ -94,7 +94,7 @@ async def drain(server: Server, wrongs: list[str]) -> None:
         streams = [asyncio.create_task(listen(place, PLAIN, asked)) for _ in range(8)]
         while server.busy()["queue_running"] == 0 and not all(stream.done() for stream in streams):
             await asyncio.sleep(0.01)
-        server.process.terminate()
+        server.ask_to_leave()
         wrongs += [f"at SIGTERM somebody new was let in: {word}" for word in [await knock(place)] if word != "503"]
         ends = await asyncio.gather(*streams, return_exceptions=True)
         wrongs += [f"a stream did not end well at SIGTERM: {end!r}" for end in ends if isinstance(end, BaseException) or end[0] != "streamed"]
