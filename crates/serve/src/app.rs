@@ -6,7 +6,7 @@ use crate::request::generation::Defaults;
 use crate::tools::ToolFormat;
 use engine::live::Engine;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use text::{ChatTemplate, Error};
 
@@ -52,7 +52,6 @@ pub struct App {
     pub(crate) tools: Option<ToolFormat>,
     /// When the server started, in seconds since 1970.
     pub(crate) created: u64,
-    draining: AtomicBool,
     random: RandomState,
     counter: AtomicU64,
 }
@@ -68,7 +67,6 @@ impl App {
             template,
             tools,
             created: now(),
-            draining: AtomicBool::new(false),
             random: RandomState::new(),
             counter: AtomicU64::new(0),
         }
@@ -81,13 +79,12 @@ impl App {
 
     /// Refuses what is new from now on.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
         self.engine.drain();
     }
 
     /// Whether what is new is refused.
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.engine.is_draining()
     }
 
     /// A number that was never given before and that nobody can guess.

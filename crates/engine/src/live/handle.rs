@@ -240,8 +240,7 @@ impl Engine {
         if shared.clock.health() == Health::Stopped {
             return Err(Busy::Stopped);
         }
-        let draining = || shared.draining.load(Ordering::SeqCst);
-        if draining() {
+        if self.is_draining() {
             return Err(Busy::Draining);
         }
         let most = info.max_running.saturating_add(info.max_queue);
@@ -254,7 +253,7 @@ impl Engine {
             Err(_) => return Err(Busy::Full { retry_after: self.retry_after() }),
         };
         // Once more: whoever has called `drain` and then finds nobody with a place knows that nobody will get one.
-        if draining() { Err(Busy::Draining) } else { Ok(place) }
+        if self.is_draining() { Err(Busy::Draining) } else { Ok(place) }
     }
 
     /// When as many choices have ended as wait.
@@ -301,6 +300,11 @@ impl Engine {
     /// Refuses what is new from now on. What was accepted is answered.
     pub fn drain(&self) {
         self.0.shared.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether what is new is refused.
+    pub fn is_draining(&self) -> bool {
+        self.0.shared.draining.load(Ordering::SeqCst)
     }
 
     /// Whether nobody has a place: everything was answered.
