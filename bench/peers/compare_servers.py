@@ -91,7 +91,8 @@ def closed(options, clients, seed):
 
 def mixed(options, seed):
     """8 clients whose answers are long, while prompts of 4000 tokens arrive at random."""
-    few = load(options, parallel=8, requests=24, prompt_tokens=128, gen_tokens=800, seed=seed)
+    seconds = options.arrivals / options.rate
+    few = load(options, parallel=8, requests=1_000_000, seconds=seconds, prompt_tokens=128, gen_tokens=400, seed=seed)
     time.sleep(1.0)
     arrivals = dict(parallel=32, requests=options.arrivals, rate=options.rate)
     many = load(options, **arrivals, prompt_tokens=4000, gen_tokens=1, seed=seed + 1000)
@@ -158,7 +159,7 @@ def main():
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--latency", action="store_true", help="measure latencies beside long prompts instead")
     parser.add_argument("--requests", type=int, default=48, help="requests for 8 clients; others in proportion")
-    parser.add_argument("--rate", type=float, default=0.2, help="long prompts that arrive per second")
+    parser.add_argument("--rate", type=float, default=0.15, help="long prompts that arrive per second")
     parser.add_argument("--arrivals", type=int, default=12, help="long prompts in all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)

@@ -2,12 +2,17 @@
 //!
 //! A step is taken to last D(n) + p c: D is what n decoding sequences take alone, c what a row of a prompt adds. Both are learnt from the times
 //! handed in; what was not measured for long is tried, by a step without prompts. The rows p are those whose time is a given share of D(n). Where
-//! many prompts wait for few sequences that decode, it is more: to hold prompts back would leave the steps too small to be worth their time.
+//! many prompts wait for few sequences that decode, it is more: to hold prompts back would leave the steps too small to be worth their time. A
+//! long prompt counts less, since so many rows of it only bring one more sequence that decodes.
 
 use crate::costs::{Costs, bucket, follow};
 
 /// Share of D for each prompt that waits beside as many sequences as decode.
 const PRESSURE: f64 = 8.0;
+/// Tokens from which a prompt counts as less than one.
+const LONG: u32 = 1024;
+/// Prompts that are looked at, at most: more would not change anything.
+const MOST: usize = 64;
 /// Rows that prompts always get.
 const LEAST: u32 = 8;
 /// After so many steps with prompts, one without.
@@ -29,9 +34,11 @@ impl Pace {
         Self { share: f64::from(percent) / 100.0, alone: Costs::default(), since: Vec::new(), row: None }
     }
 
-    /// Rows for prompts in a step with `decoding` sequences, when `prompts` sequences wait for theirs to be computed.
-    pub fn rows(&mut self, decoding: u32, prompts: u32) -> u32 {
-        if decoding == 0 || prompts == 0 {
+    /// Rows for prompts in a step with `decoding` sequences, when others lack so many tokens each.
+    pub fn rows(&mut self, decoding: u32, lacking: impl Iterator<Item = u32>) -> u32 {
+        let weight = |tokens: u32| f64::from(LONG) / f64::from(tokens.max(LONG));
+        let prompts: f64 = lacking.take(MOST).map(weight).sum();
+        if decoding == 0 || prompts == 0.0 {
             return u32::MAX;
         }
         let at = bucket(decoding);
@@ -45,7 +52,7 @@ impl Pace {
         }
         *since += 1;
         let (Some(alone), Some(row)) = (self.alone.at(decoding), self.row) else { return u32::MAX };
-        let share = self.share.max(PRESSURE * f64::from(prompts) / f64::from(decoding));
+        let share = self.share.max(PRESSURE * prompts / f64::from(decoding));
         ((alone * share / row) as u32).max(LEAST)
     }
 
