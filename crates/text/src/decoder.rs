@@ -43,6 +43,15 @@ impl Decoder {
         Ok(self.take_final())
     }
 
+    /// Whether the next id, by not going on with the character that those before it began, makes that one U+FFFD.
+    pub fn is_broken_by(&self, tokenizer: &Tokenizer, id: u32) -> bool {
+        let hidden = self.skip_special && tokenizer.is_special(id);
+        let Some(&first) = tokenizer.token_bytes(id).and_then(<[u8]>::first).filter(|_| !hidden) else { return false };
+        let bytes = [&self.pending[..], &[first]].concat();
+        let broken = std::str::from_utf8(&bytes).err().and_then(|error| error.error_len());
+        !self.pending.is_empty() && broken == Some(self.pending.len())
+    }
+
     /// Ends the text: a character that is still incomplete becomes U+FFFD.
     pub fn finish(self) -> String {
         String::from_utf8_lossy(&self.pending).into_owned()

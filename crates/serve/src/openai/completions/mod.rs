@@ -193,9 +193,14 @@ impl Told {
         Some(&self.echoes.as_ref()?[job])
     }
 
-    /// The beginning of a job's texts.
-    fn offsets(&self, before: usize) -> Offsets {
-        Offsets::new(self.app.engine.tokenizer(), before, self.checked.job.show_special)
+    /// Where the prompt's tokens are.
+    fn prompt_offsets(&self) -> Offsets {
+        Offsets::of_prompt(self.app.engine.tokenizer(), self.checked.job.show_special)
+    }
+
+    /// Where a completion's tokens are, behind what is told of its prompt.
+    fn offsets(&self, echo: &str) -> Offsets {
+        Offsets::behind(self.app.engine.tokenizer(), echo.chars().count(), self.checked.job.show_special)
     }
 
     fn message(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> Completion {
@@ -238,8 +243,8 @@ impl Told {
     fn logprobs(&self, echo: &str, prompt: &[Scored], tokens: &[Scored]) -> Option<CompletionLogprobs> {
         self.checked.job.logprobs?;
         let tokenizer = self.app.engine.tokenizer();
-        let mut all = self.offsets(0).of_completion(tokenizer, prompt);
-        all.extend(self.offsets(echo.chars().count()).of_completion(tokenizer, tokens));
+        let mut all = self.prompt_offsets().of_completion(tokenizer, prompt);
+        all.extend(self.offsets(echo).of_completion(tokenizer, tokens));
         Some(all)
     }
 }

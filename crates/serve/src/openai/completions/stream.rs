@@ -36,8 +36,8 @@ struct New {
 impl CompletionStream {
     /// Nothing was told yet.
     pub fn new(told: Told) -> Self {
-        let before = |job| told.echo(job).map_or(0, |echo| echo.chars().count());
-        let open = |job| Open { begun: false, ended: false, offsets: told.offsets(before(job)) };
+        let offsets = |job| told.offsets(told.echo(job).unwrap_or_default());
+        let open = |job| Open { begun: false, ended: false, offsets: offsets(job) };
         let job = |job| (0..told.checked.job.choices).map(|_| open(job)).collect();
         Self { choices: (0..told.prompts.len()).map(job).collect(), told }
     }
@@ -64,7 +64,8 @@ impl CompletionStream {
         let Some(text) = self.told.echo(job).map(str::to_string) else { return };
         for choice in 0..self.told.checked.job.choices {
             let told = &self.told;
-            let logprobs = scored.map(|scored| told.offsets(0).of_completion(told.app.engine.tokenizer(), scored));
+            let logprobs =
+                scored.map(|scored| told.prompt_offsets().of_completion(told.app.engine.tokenizer(), scored));
             let new = New { text: text.clone(), logprobs, ..New::default() };
             out.push(self.part(job, choice, new));
         }
