@@ -209,6 +209,16 @@ fn harmless_keys_pass() {
 }
 
 #[test]
+fn tokens_that_the_model_does_not_have_are_refused_by_name() {
+    refused(
+        llama(json!({ "eos_token_id": [2, 64] })),
+        "\"eos_token_id\": 64 is not supported; ids lie below the vocab_size of 64",
+    );
+    refused(llama(json!({ "bos_token_id": 4_000_000 })), "\"bos_token_id\": 4000000");
+    assert_eq!(llama(json!({ "bos_token_id": 63, "pad_token_id": 64 })).unwrap().pad, Some(64), "nobody reads padding");
+}
+
+#[test]
 fn architectures_are_checked() {
     refused(read(json!({})), "neither");
     let gpt2 = read(json!({ "architectures": ["GPT2LMHeadModel"] }));

@@ -66,6 +66,16 @@ pub enum Error {
         /// One past the highest id.
         size: usize,
     },
+    /// A role is given to an id that is no token.
+    #[error("{role} is {id}, which is not a token: this tokenizer's ids lie below {size}")]
+    UnknownRole {
+        /// Which, as the files call it.
+        role: &'static str,
+        /// Its id.
+        id: u32,
+        /// One past the highest id.
+        size: usize,
+    },
     /// The tokenizers library refused a text.
     #[error("the text could not be tokenised: {0}")]
     Encode(String),

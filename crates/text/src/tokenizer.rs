@@ -103,9 +103,10 @@ impl Tokenizer {
 
     fn check_roles(&self) -> Result<()> {
         let Roles { bos, eos, prefix, suffix, .. } = &self.roles;
-        let mut ids = bos.iter().chain(eos).chain(prefix).chain(suffix);
-        match ids.find(|&&id| self.token(id).is_none()) {
-            Some(&id) => Err(Error::UnknownId { id, size: self.vocab_size() }),
+        let around = prefix.iter().chain(suffix).map(|id| ("a token of the post_processor", id));
+        let named = bos.iter().map(|id| ("bos_token_id", id)).chain(eos.iter().map(|id| ("eos_token_id", id)));
+        match named.chain(around).find(|&(_, &id)| self.token(id).is_none()) {
+            Some((role, &id)) => Err(Error::UnknownRole { role, id, size: self.vocab_size() }),
             None => Ok(()),
         }
     }

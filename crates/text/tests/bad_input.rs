@@ -58,6 +58,13 @@ fn damaged_files_say_what_is_wrong() {
     let unknown = json!({ "type": "TemplateProcessing", "special_tokens": {},
         "single": [{ "SpecialToken": { "id": "<x>", "type_id": 0 } }], "pair": [] });
     refused(&changed("qwen", "/post_processor", unknown), "<x>");
+    for key in ["eos_token_id", "bos_token_id"] {
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::copy(folder("qwen").join("tokenizer.json"), copy.path().join("tokenizer.json")).unwrap();
+        std::fs::write(copy.path().join("generation_config.json"), format!("{{\"{key}\": [4000000]}}")).unwrap();
+        let error = Tokenizer::from_folder(copy.path()).err().unwrap().to_string();
+        assert!(error.contains(&format!("{key} is 4000000")), "{error}");
+    }
     let missing = Tokenizer::from_folder("/nowhere").unwrap_err().to_string();
     assert!(missing.contains("/nowhere/tokenizer.json"), "{missing}");
 }

@@ -109,11 +109,12 @@ pub(super) fn read(text: &str) -> Result<HfConfig, HfError> {
     let mut reader = Reader { defaults: Defaults::of(family), family, choice_bias, keys };
     let decoder = reader.decoder()?;
     decoder.validate()?;
+    let vocab = decoder.vocab_size;
     let config = HfConfig {
         decoder,
         quantisation: reader.quantisation()?,
-        bos: reader.tokens("bos_token_id")?.first().copied(),
-        eos: reader.tokens("eos_token_id")?,
+        bos: reader.known_tokens("bos_token_id", vocab)?.first().copied(),
+        eos: reader.known_tokens("eos_token_id", vocab)?,
         pad: reader.tokens("pad_token_id")?.first().copied(),
         dtype: reader.dtype()?,
     };
@@ -451,6 +452,17 @@ impl Reader<'_> {
             Some(value) if value.as_i64() == Some(-1) => Ok(Vec::new()),
             Some(Value::Array(list)) => list.iter().map(|v| id(&self.keys, v)).collect(),
             Some(value) => Ok(vec![id(&self.keys, value)?]),
+        }
+    }
+
+    /// The same where the model must have them: it is to read them, or to say them.
+    fn known_tokens(&mut self, key: &'static str, vocab: usize) -> Result<Vec<u32>, HfError> {
+        let ids = self.tokens(key)?;
+        match ids.iter().find(|&&id| id as usize >= vocab) {
+            Some(&id) => {
+                Err(self.keys.unsupported(key, &id.into(), format!("ids lie below the vocab_size of {vocab}")))
+            }
+            None => Ok(ids),
         }
     }
 
