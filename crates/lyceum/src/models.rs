@@ -89,6 +89,25 @@ pub fn need_tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
     })
 }
 
+/// Refuses a draft model whose tokens are others than the model's: what it proposes would mean something else.
+pub fn check_draft(draft: &Checkpoint, model: &Tokenizer) -> Result<()> {
+    let Some(own) = tokenizer(draft)? else { return Ok(()) };
+    let known = 0..model.vocab_size().max(own.vocab_size()) as u32;
+    match known.into_iter().find(|&id| own.token_bytes(id) != model.token_bytes(id)) {
+        Some(id) => {
+            let name = |of: &Tokenizer| of.token(id).map_or_else(|| "no token".into(), |token| format!("`{token}`"));
+            Err(miette!(
+                help = "take a draft model that was trained with the model's tokeniser",
+                "{} has another tokeniser than the model: id {id} is {} there, and {} here",
+                draft.path().display(),
+                name(&own),
+                name(model)
+            ))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The text of a file, or of standard input where the path is `-`.
 pub fn read_text(path: &Path) -> Result<String> {
     let text = if path == Path::new("-") { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(path) };
