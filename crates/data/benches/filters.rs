@@ -3,32 +3,18 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use data::filters::{Chain, Draft, Settings};
-use data::sources::Kind;
-use std::path::{Path, PathBuf};
+use data::sources::{Cargo, Kind, Source};
 
 const MOST_BYTES: usize = 16_000_000;
 const PIECE_BYTES: usize = 4096;
 
-fn files(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut entries: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    entries.sort();
-    for path in entries {
-        if path.is_dir() {
-            files(&path, extension, found);
-        } else if path.extension().is_some_and(|e| e == extension) {
-            found.push(path);
-        }
-    }
-}
-
 fn registry(extension: &str) -> Vec<String> {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cargo")));
-    let mut paths = Vec::new();
-    files(&home.unwrap_or_default().join("registry/src"), extension, &mut paths);
+    let home = Cargo::new("Cargo.lock").expect("a home folder").home;
+    let listing = Source::path(home.join("registry/src")).list().expect("a registry");
+    let paths = listing.files.into_iter().map(|file| file.path);
+    let paths = paths.filter(|path| path.extension().is_some_and(|e| e == extension));
     let mut total = 0;
-    let texts = paths.iter().filter_map(|path| std::fs::read_to_string(path).ok()).filter(|text| text.len() < 200_000);
+    let texts = paths.filter_map(|path| std::fs::read_to_string(path).ok()).filter(|text| text.len() < 200_000);
     let fits = |text: &String| {
         total += text.len();
         total <= MOST_BYTES
