@@ -1,7 +1,8 @@
 //! Plain completions.
 
-use crate::server::{Server, completion, joined};
+use crate::server::{Server, completion, engine_config, joined, model_folder};
 use serde_json::{Value, json};
+use serve::Options;
 
 const PATH: &str = "/v1/completions";
 
@@ -101,4 +102,37 @@ async fn what_is_left_out_has_openais_defaults() {
     assert_eq!(answer["usage"]["completion_tokens"], 16);
     assert_eq!(answer["object"], "text_completion");
     assert!(answer["choices"][0]["logprobs"].is_null());
+}
+
+#[tokio::test]
+async fn a_gap_is_laid_out_as_its_tokens_want() {
+    let mut names = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"].into_iter();
+    let folder = model_folder();
+    let path = folder.path().join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    // The vocabulary is full: others give their ids.
+    let unused = ["<tool_response>", "</tool_response>", "<think>"];
+    let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+    let given = added.iter_mut().filter(|token| unused.iter().any(|name| token["content"] == *name));
+    let mut ids = Vec::new();
+    for token in given {
+        (token["content"], token["special"]) = (names.next().unwrap().into(), true.into());
+        ids.push(token["id"].as_u64().unwrap());
+    }
+    let [prefix, suffix, middle] = ids[..] else { panic!("{ids:?}") };
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let server = Server::of(folder, Options::default(), engine_config()).await;
+    let model: Value = server.get("/v1/models/tiny").await.json().await.unwrap();
+    assert_eq!(model["fill_in_the_middle"], true);
+    let ids = async |text: &str| {
+        let asked = json!({ "prompt": text, "add_special_tokens": false });
+        serde_json::from_value::<Vec<u64>>(server.ask("/tokenize", asked).await["tokens"].clone()).unwrap()
+    };
+    // What a person types of these tokens is text.
+    let (before, behind) = ("fn one() -> u32 { <|fim_suffix|>", " }\n");
+    let expected = [vec![prefix], ids(before).await, vec![suffix], ids(behind).await, vec![middle]].concat();
+    let asked = json!({ "suffix": behind, "return_token_ids": true, "ignore_eos": true });
+    let answer = server.ask(PATH, completion(json!(before), asked)).await;
+    assert_eq!(answer["choices"][0]["prompt_token_ids"], json!(expected));
+    assert_eq!(answer["usage"]["completion_tokens"], 16);
 }

@@ -3,6 +3,7 @@
 use crate::server::{Server, chat, completion, engine_config};
 use serde_json::{Value, json};
 use serve::Options;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -108,15 +109,13 @@ async fn as_many_stop_strings_as_allowed_work() {
     assert_eq!(answer["choices"][0]["text"], "aaa");
 }
 
-#[tokio::test]
-async fn two_thousand_connections_at_once() {
-    const CONNECTIONS: usize = 2000;
+const CONNECTIONS: usize = 2000;
+
+/// Opens as many connections, and only then sends one request on each. Gives the statuses, and how many said when to come back.
+async fn all_at_once(server: &Server, meanwhile: impl Future<Output = ()>) -> (BTreeMap<u16, usize>, usize) {
     // Both ends of each are open files of this process.
     let files = rlimit::increase_nofile_limit(2 * CONNECTIONS as u64 + 200).unwrap();
     assert!(files > 2 * CONNECTIONS as u64, "only {files} open files are allowed here");
-    let mut config = engine_config();
-    config.max_queue = CONNECTIONS as u32;
-    let server = Server::with(Options::default(), config).await;
     let body = completion(json!("x"), json!({ "max_tokens": 2 })).to_string();
     let request = format!(
         "POST {PLAIN} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
@@ -132,14 +131,47 @@ async fn two_thousand_connections_at_once() {
             connection.write_all(request.as_bytes()).await.unwrap();
             let mut answer = String::new();
             connection.read_to_string(&mut answer).await.unwrap();
-            answer.starts_with("HTTP/1.1 200")
+            (answer[9..12].parse::<u16>().unwrap(), answer.contains("\r\nretry-after: "))
         })
     });
     let asking: Vec<_> = asking.collect();
-    let mut answered = 0;
+    meanwhile.await;
+    let (mut statuses, mut later) = (BTreeMap::new(), 0);
     for one in asking {
-        answered += usize::from(one.await.unwrap());
+        let (status, says_when) = one.await.unwrap();
+        *statuses.entry(status).or_default() += 1;
+        later += usize::from(says_when);
     }
-    assert_eq!(answered, CONNECTIONS);
+    (statuses, later)
+}
+
+#[tokio::test]
+async fn two_thousand_connections_at_once_are_all_answered() {
+    let mut config = engine_config();
+    config.max_queue = CONNECTIONS as u32;
+    let server = Server::with(Options::default(), config).await;
+    assert_eq!(all_at_once(&server, async {}).await, (BTreeMap::from([(200, CONNECTIONS)]), 0));
+    server.idle().await;
+}
+
+#[tokio::test]
+async fn of_two_thousand_connections_those_beyond_the_queue_are_refused() {
+    const PLACES: usize = 300;
+    let mut config = engine_config();
+    (config.max_running, config.max_queue) = (1, PLACES as u32);
+    let server = Server::with(Options::default(), config).await;
+    // Nothing ends before everybody has asked: whoever runs goes on until then.
+    let endless = json!({ "stream": true, "max_tokens": 4000, "ignore_eos": true });
+    let running = server.post(PLAIN, completion(json!("x"), endless)).await;
+    let meanwhile = async {
+        while server.live().await["places"] != PLACES + 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(running);
+    };
+    let (statuses, later) = all_at_once(&server, meanwhile).await;
+    let (answered, refused) = (statuses[&200], statuses[&429]);
+    assert_eq!((answered + refused, refused), (CONNECTIONS, later), "{statuses:?}");
+    assert!(answered >= PLACES && refused > 0, "{statuses:?}");
     server.idle().await;
 }

@@ -1,8 +1,10 @@
 //! Responses, messages, embeddings, tokens, metrics, and what describes them.
 
-use crate::server::{Server, chat, completion};
+use crate::server::{Server, chat, completion, engine_config};
 use serde_json::{Value, json};
+use serve::Options;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 fn tool_schema() -> Value {
     json!({ "type": "object", "properties": { "city": { "enum": ["Paris", "Rome"] } }, "required": ["city"], "additionalProperties": false })
@@ -201,6 +203,28 @@ async fn metrics_count_what_happened() {
     assert_eq!(value("lyceum_time_to_first_token_seconds_bucket{le=\"+Inf\"}").await, 2.0);
     assert_eq!(value("lyceum_prompt_tokens_total").await, answer["usage"]["prompt_tokens"].as_f64().unwrap());
     assert_eq!(value("lyceum_queue_running").await, 0.0);
+    assert_eq!(value("lyceum_speculation_gain_ratio").await, 1.0, "nothing was drafted");
+    for name in [
+        "queue_places",
+        "queue_waiting",
+        "kv_use_ratio",
+        "kv_blocks{group=\"target\",state=\"owned\"}",
+        "prefix_hit_ratio",
+        "speculation_acceptance_ratio",
+        "inter_token_latency_seconds_count",
+        "step_seconds_count",
+        "steps_total",
+        "goodput_sequences_total",
+        "goodput_fast_total{tokens_per_second=\"8.33\"}",
+        "goodput_fast_total{tokens_per_second=\"33.33\"}",
+        "expert_tokens_total{layer=\"0\",expert=\"0\"}",
+        "engine_seconds_total{part=\"model\"}",
+    ] {
+        value(&format!("lyceum_{name}")).await;
+    }
+    assert_eq!((value("lyceum_queue_places").await, value("lyceum_kv_use_ratio").await), (0.0, 0.0));
+    // 10 tokens of each choice: 9 times between two.
+    assert_eq!(value("lyceum_inter_token_latency_seconds_count").await, 18.0);
     // Every line is a comment or a name with labels and a number.
     let text = server.get("/metrics").await.text().await.unwrap();
     assert!(text.lines().all(|line| line.starts_with("# ") || line.rsplit_once(' ').unwrap().1.parse::<f64>().is_ok()));
@@ -254,4 +278,32 @@ async fn requests_have_names() {
     assert_eq!(named.headers()["x-request-id"], "mine-1");
     let first = server.get("/health").await.headers()["x-request-id"].clone();
     assert_ne!(first, server.get("/health").await.headers()["x-request-id"]);
+}
+
+/// Every step is too long for this server, so that it is unhealthy exactly while it makes one.
+#[tokio::test]
+async fn a_server_whose_steps_last_too_long_is_not_healthy() {
+    let mut config = engine_config();
+    config.stall_after = Duration::ZERO;
+    let server = Server::with(Options::default(), config).await;
+    let told = async |path: &str| {
+        let response = server.get(path).await;
+        let status = response.status().as_u16();
+        (status, response.json::<Value>().await.unwrap()["status"].as_str().unwrap().to_string())
+    };
+    let fine = (200, "ok".to_string());
+    assert_eq!((told("/health").await, told("/ready").await), (fine.clone(), fine.clone()));
+    let asked = json!({ "stream": true, "max_tokens": 4000, "ignore_eos": true });
+    let stream = server.post("/v1/completions", completion(json!("x"), asked)).await;
+    for path in ["/health", "/ready"] {
+        let mut seen = told(path).await;
+        while seen == fine {
+            seen = told(path).await;
+        }
+        assert_eq!(seen, (503, "stalled".to_string()), "{path}");
+    }
+    drop(stream);
+    server.idle().await;
+    // Its clock rests a moment after its last step was counted.
+    tokio::time::timeout(Duration::from_secs(10), async { while told("/health").await != fine {} }).await.unwrap();
 }
