@@ -86,7 +86,7 @@ class Server:
 
     def busy(self) -> dict[str, float]:
         """What is waiting, running or owned: all of it is 0 in a server that has answered everybody."""
-        held = ("queue_waiting", "queue_running")
+        held = ("queue_places", "queue_waiting", "queue_running")
         is_held = lambda name: name in held or name.startswith("kv_blocks") and 'state="owned"' in name
         return {name: value for name, value in self.metrics().items() if is_held(name)}
 

@@ -22,8 +22,6 @@ from visitors import CROWD, PLAIN, Place, Wrong, body, listen
 
 # The cache holds four of the longest sequences, so that what runs is always fighting for it.
 OPTIONS = ("--kv-memory", "512K", "--context", "512", "--max-running", "64", "--max-queue", "96")
-# An answer that takes longer than this is lost.
-PATIENCE = 300
 # What memory may grow by between the second and the last third of the time.
 GROWTH = 1.05
 SLACK_MIB = 8
@@ -33,17 +31,18 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30, help="how long (default 30; CI takes 1)")
     parser.add_argument("--clients", type=int, default=220, help="clients at once (default 220)")
+    parser.add_argument("--patience", type=float, default=300, help="seconds after which an answer counts as lost (default 300)")
     parser.add_argument("--seed", type=int, default=0, help="who comes when")
     parser.add_argument("options", nargs="*", help="further options of the server, after --")
     return parser.parse_args()
 
 
-async def come_and_go(place: Place, dice: random.Random, until: float, words: Counter, wrongs: list[str]) -> None:
+async def come_and_go(place: Place, dice: random.Random, until: float, patience: float, words: Counter, wrongs: list[str]) -> None:
     """One client after the other, until it is time."""
     while time.monotonic() < until:
         [visitor] = dice.choices(list(CROWD), list(CROWD.values()))
         try:
-            word = await asyncio.wait_for(visitor(place, dice), PATIENCE)
+            word = await asyncio.wait_for(visitor(place, dice), patience)
             words[f"{visitor.__name__}: {word}"] += 1
             if word == "429":
                 await asyncio.sleep(dice.uniform(0, 2))
@@ -62,15 +61,16 @@ async def watch(place: Place, process: int, memory: list[float], wrongs: list[st
         await asyncio.sleep(1)
 
 
-async def crowd(server: Server, minutes: float, clients: int, seed: int) -> tuple[Counter, list[float], list[str]]:
+async def crowd(server: Server, asked: argparse.Namespace) -> tuple[Counter, list[float], list[str]]:
     """Lets everybody come, and waits until the last has gone."""
     words, wrongs, memory = Counter(), [], []
-    until = time.monotonic() + 60 * minutes
+    until = time.monotonic() + 60 * asked.minutes
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
         place = Place(server.url, session)
         watching = asyncio.create_task(watch(place, server.process.pid, memory, wrongs))
-        await asyncio.gather(*(come_and_go(place, random.Random(f"{seed} {client}"), until, words, wrongs) for client in range(clients)))
+        dice = [random.Random(f"{asked.seed} {client}") for client in range(asked.clients)]
+        await asyncio.gather(*(come_and_go(place, own, until, asked.patience, words, wrongs) for own in dice))
         watching.cancel()
         result = await asyncio.gather(watching, return_exceptions=True)
         wrongs += [f"the watch broke off: {error!r}" for error in result if not isinstance(error, asyncio.CancelledError)]
@@ -128,7 +128,7 @@ def judge_memory(memory: list[float], wrongs: list[str]) -> None:
 def main() -> None:
     asked = arguments()
     server = Server(*OPTIONS, *asked.options)
-    words, memory, wrongs = asyncio.run(crowd(server, asked.minutes, asked.clients, asked.seed))
+    words, memory, wrongs = asyncio.run(crowd(server, asked))
     for word, count in sorted(words.items()):
         print(f"{count:8} {word}")
     if not any(word.endswith(": 429") for word in words):
