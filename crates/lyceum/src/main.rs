@@ -9,6 +9,7 @@ mod output;
 mod progress;
 mod replace;
 mod stream;
+mod telemetry;
 mod vocabulary;
 
 use clap::{Parser, Subcommand};

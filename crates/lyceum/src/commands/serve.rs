@@ -4,6 +4,7 @@ use crate::failure::misuse;
 use crate::models::{self, Loaded};
 use crate::options::Compute;
 use crate::output;
+use crate::telemetry::Telemetry;
 use batch::{Proposer, Speculation};
 use clap::Args;
 use engine::live::{Engine, EngineConfig, KvMemory, Parts};
@@ -57,6 +58,11 @@ pub struct Serve {
     /// How much is logged: error, warn, info, debug, or a filter such as info,serve=debug
     #[arg(long, value_name = "FILTER", default_value = "info", env = "LYCEUM_LOG")]
     log: String,
+
+    /// An OpenTelemetry collector that is sent a span of each request (OTLP over HTTP), such as `http://127.0.0.1:4318`; for programs
+    /// built with the feature otlp
+    #[arg(long, value_name = "URL")]
+    otlp: Option<String>,
 }
 
 /// Where to listen, and to whom.
@@ -144,7 +150,7 @@ const THREADS: usize = 2;
 impl Serve {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
-        log_to_stderr(&self.log)?;
+        let _telemetry = Telemetry::start(&self.log, self.otlp.as_deref())?;
         let speculation = self.speculation()?;
         let keys = self.network.keys()?;
         let tls = self.network.tls()?;
@@ -155,7 +161,11 @@ impl Serve {
         let tokenizer = Arc::new(models::need_tokenizer(&checkpoint)?);
         let context = Some(decoder.context());
         let draft = match &self.draft {
-            Some(path) => Some(Loaded::open(path, &self.compute, context)?.decoder),
+            Some(path) => {
+                let draft = Loaded::open(path, &self.compute, context)?;
+                models::check_draft(&draft.checkpoint, &tokenizer)?;
+                Some(draft.decoder)
+            }
             None => None,
         };
         let name = self.name.clone().unwrap_or_else(|| name_of(&path));
@@ -295,12 +305,4 @@ fn stopped() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
             std::process::exit(130);
         });
     })
-}
-
-fn log_to_stderr(filter: &str) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter);
-    let filter = filter.map_err(|error| misuse(format!("--log {error}")))?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    subscriber.with_ansi(color).try_init().map_err(|error| miette::miette!("the log cannot be set up: {error}"))
 }

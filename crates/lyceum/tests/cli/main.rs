@@ -12,6 +12,7 @@ mod plan;
 mod plan_serve;
 mod prepare;
 mod report;
+mod serve;
 mod tokenizer;
 
 use safetensors::SafeTensors;
