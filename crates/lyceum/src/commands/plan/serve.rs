@@ -354,14 +354,15 @@ impl Planned<'_> {
             row(
                 "Efficiency",
                 format!(
-                    "{:.0}% of peak, {:.0}% of bandwidth, {:.0}% of peak in attention, {:.0}% of links; {:.1} us a layer, {:.2} ms a step, {:.1} us a collective",
+                    "{:.0}% of peak, {:.0}% of bandwidth, {:.0}% of peak in attention, {:.0}% of links; {:.1} us a layer, {:.2} ms a step, {:.1} us a collective, {:.0} ms a request",
                     100.0 * e.compute,
                     100.0 * e.bandwidth,
                     100.0 * e.attention,
                     100.0 * e.link,
                     1e6 * e.layer_seconds,
                     1e3 * e.step_seconds,
-                    1e6 * e.collective_seconds
+                    1e6 * e.collective_seconds,
+                    1e3 * e.request_seconds
                 ),
             ),
             row("Price", format!("${:.2} an hour for all devices", self.answers.dollars.per_hour)),
