@@ -101,7 +101,27 @@ def add_metadata(writer, config, file_type):
     writer.add_expert_used_count(config["num_experts_per_tok"])
     writer.add_vocab_size(config["vocab_size"])
     writer.add_file_type(file_type)
-    writer.add_tokenizer_model("no_vocab")
+
+
+def add_tokenizer(writer, path, vocab_size):
+    """A byte-level BPE tokenizer.json, ids that it lacks being unused tokens; servers need one."""
+    if not path.exists():
+        writer.add_tokenizer_model("no_vocab")
+        return
+    found = json.loads(path.read_text())
+    kinds = gguf.TokenType
+    tokens = [(f"[unused{id}]", kinds.UNUSED) for id in range(vocab_size)]
+    for token, id in found["model"]["vocab"].items():
+        tokens[id] = (token, kinds.NORMAL)
+    for token in found["added_tokens"]:
+        tokens[token["id"]] = (token["content"], kinds.CONTROL)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([token for token, _ in tokens])
+    writer.add_token_types([kind for _, kind in tokens])
+    merges = found["model"]["merges"]
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    writer.add_eos_token_id(next(token["id"] for token in found["added_tokens"] if "endoftext" in token["content"]))
 
 
 def write_floats(folder, path, name):
@@ -110,6 +130,7 @@ def write_floats(folder, path, name):
     kind, file_type = FLOATS[name]
     writer = gguf.GGUFWriter(path, "llama")
     add_metadata(writer, config, file_type)
+    add_tokenizer(writer, folder / "tokenizer.json", config["vocab_size"])
     for tensor, shape, _ in tensors(config, source):
         stored = stored_type(tensor, shape, kind)
         width = 4 if stored == Type.F32 else 2

@@ -35,6 +35,7 @@ impl Load {
             max_in_flight: 1,
             context: 4096,
             aging: 1_000_000,
+            pace: Some(batch::PACE),
             speculation,
         };
         let scheduler = Scheduler::new(config).expect("the configuration is sound");

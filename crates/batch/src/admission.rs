@@ -15,7 +15,10 @@ impl Scheduler {
     /// Admits waiting sequences in order of rank while budgets and blocks last. The order is strict: a sequence that does not fit is
     /// not overtaken, or it would starve.
     pub(crate) fn admit(&mut self, plan: &mut StepPlan, step: &mut Step) {
-        while step.tokens > 0 && step.outputs > 0 && self.running.len() < self.config.max_running as usize {
+        while step.tokens.min(step.prompt_tokens) > 0
+            && step.outputs > 0
+            && self.running.len() < self.config.max_running as usize
+        {
             let Some(&(_, slot)) = self.waiting.first() else { return };
             let same = |b: Blocked| b.slot == slot && self.pools[b.group].turnover() < b.until;
             if !self.running.is_empty() && self.blocked.is_some_and(same) {
@@ -33,7 +36,7 @@ impl Scheduler {
                 return;
             }
             self.enter(slot, hits, memory);
-            let want = self.sequences[slot as usize].want(step.tokens, step.outputs);
+            let want = self.sequences[slot as usize].want(step.tokens.min(step.prompt_tokens), step.outputs);
             self.plan_chunk(slot, want, plan, step);
         }
     }

@@ -166,13 +166,20 @@ impl Scheduler {
         }
     }
 
-    /// Learns from the times of steps that only decoded: in others the rows are not of one kind.
+    /// Learns from how long a step took.
     fn measure(&mut self, flight: &Flight, results: &StepResults) {
-        let Some(policy) = &mut self.policy else { return };
-        if flight.chunks.iter().all(|c| c.samples > 0 && c.len == c.samples) {
+        let decodes = |c: &&Chunk| c.samples > 0 && c.len == c.samples;
+        let (mut sequences, mut rows) = (0, 0);
+        for chunk in flight.chunks.iter().filter(decodes) {
+            (sequences, rows) = (sequences + 1, rows + chunk.len);
+        }
+        if let Some(pace) = &mut self.pace {
+            pace.measured(sequences, flight.rows - rows, results.seconds + results.draft_seconds);
+        }
+        // Where prompts are computed too, the rows are not of one kind.
+        if let (Some(policy), true) = (&mut self.policy, flight.rows == rows) {
             let proposals = flight.chunks.iter().map(|c| c.draft.propose).max().unwrap_or(0);
-            let sequences = flight.chunks.len() as u32;
-            policy.measured(flight.rows, results.seconds, sequences, proposals, results.draft_seconds);
+            policy.measured(rows, results.seconds, sequences, proposals, results.draft_seconds);
         }
     }
 }

@@ -55,6 +55,9 @@ pub struct Speculation {
     pub adaptive: bool,
 }
 
+/// The pace that a server keeps unless told otherwise: no token comes much later than twice the usual.
+pub const PACE: u32 = 80;
+
 /// Everything that a scheduler is told once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
@@ -75,6 +78,9 @@ pub struct Config {
     pub context: u32,
     /// Waiting this long is worth one level of priority.
     pub aging: Time,
+    /// Time that a step may spend on prompts beside sequences that decode, in percent of what these take alone, as long as few prompts
+    /// wait; `None`: as much as `step_tokens` allows. It bounds how unevenly tokens come, at some cost to the time until the first.
+    pub pace: Option<u32>,
     /// `None`: never.
     pub speculation: Option<Speculation>,
 }
@@ -136,6 +142,9 @@ impl Config {
         least("max_in_flight", self.max_in_flight.into(), 1)?;
         least("context", self.context.into(), 1)?;
         least("aging", self.aging, 1)?;
+        if let Some(percent) = self.pace {
+            least("pace", percent.into(), 1)?;
+        }
         for (field, rows) in [("step_tokens", self.step_tokens), ("step_outputs", self.step_outputs)] {
             let steps = self.max_in_flight;
             if u64::from(self.max_running) > u64::from(rows) * u64::from(steps) {

@@ -5,8 +5,8 @@
 //! 1. [`Scheduler::submit`] accepts a [`Request`] or refuses it at once, if it could never fit. It waits, ordered by effective priority.
 //! 2. [`Scheduler::plan`] makes a [`StepPlan`]. There are no phases of prefill and decode: each sequence has *known* tokens (the prompt
 //!    and what was generated) and *computed* ones (whose keys and values lie in blocks), and a step lets computed catch up with known
-//!    under a budget of rows. A decoding sequence is one that lacks a single token. Running sequences come first, in order of rank; then
-//!    waiting ones are admitted, with as many blocks from the prefix cache as hold the beginning of their tokens.
+//!    under a budget of rows. A decoding sequence is one that lacks a single token; beside these, prompts get as many rows as keep the
+//!    pace ([`Config::pace`]). Running sequences come first, in order of rank; then waiting ones are admitted, with as many blocks from the prefix cache as hold the beginning of their tokens.
 //! 3. Whoever executes the step (an engine, a simulator that only knows what it costs) follows the block tables with [`BlockTables`],
 //!    lets the draft model propose where the plan says so, computes the rows, and chooses a token for each sampled row.
 //! 4. [`Scheduler::commit`] takes the choices as [`StepResults`]. Drafted tokens count up to the first that is not the target's own choice:
@@ -29,6 +29,7 @@
 //!     max_in_flight: 1,
 //!     context: 2048,
 //!     aging: 1_000_000,
+//!     pace: None,
 //!     speculation: None,
 //! })?;
 //! scheduler.submit(Request::new(vec![1, 2, 3], 2), 0)?;
@@ -51,7 +52,9 @@ mod admission;
 mod check;
 mod committing;
 mod config;
+mod costs;
 pub mod ngram;
+mod pace;
 mod plan;
 mod planning;
 mod pool;
@@ -62,7 +65,7 @@ mod sequence;
 mod speculation;
 
 pub use committing::accepted;
-pub use config::{Config, ConfigError, Group, GroupKind, Proposer, Speculation, Time};
+pub use config::{Config, ConfigError, Group, GroupKind, PACE, Proposer, Speculation, Time};
 pub use plan::{
     BlockTables, Chunk, ChunkEnd, ChunkResult, CommitError, DraftChunk, StepId, StepPlan, StepResults, TableUpdate,
 };

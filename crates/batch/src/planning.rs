@@ -13,6 +13,8 @@ pub(crate) struct Step {
     /// What is left of the budgets.
     pub tokens: u32,
     pub outputs: u32,
+    /// Those of `tokens` that sequences may take which do not decode.
+    pub prompt_tokens: u32,
     pub draft_tokens: u32,
     pub drafts: Drafts,
     /// Running sequences not yet visited that need one row (and their drafts): rows are kept for them, so that a long prompt
@@ -61,6 +63,7 @@ impl Scheduler {
         while plan.chunks.is_empty() && self.running.len() < running {
             running = self.running.len();
             step.ready_left = self.ready;
+            step.prompt_tokens = u32::MAX;
             self.plan_running(plan, &mut step);
         }
         if !step.short {
@@ -88,7 +91,21 @@ impl Scheduler {
         let fits = tokens.min(outputs).saturating_sub(self.ready) / (2 * self.ready.max(1));
         let ready = self.ready;
         let drafts = self.policy.as_mut().map_or(Drafts { most: 0, worth: 0.0 }, |policy| policy.choose(ready, fits));
-        Step { tokens, outputs, draft_tokens: tokens, drafts, ready_left: ready, short: false, flight }
+        let prompt_tokens = self.prompt_rows();
+        // Those that decode may have the draft model compute two tokens each.
+        let draft_tokens = tokens.min(prompt_tokens.saturating_add(2 * ready));
+        Step { tokens, outputs, prompt_tokens, draft_tokens, drafts, ready_left: ready, short: false, flight }
+    }
+
+    /// Rows that keep the pace.
+    fn prompt_rows(&mut self) -> u32 {
+        let Some(pace) = &mut self.pace else { return u32::MAX };
+        let sequences = &self.sequences;
+        let running = self.running.iter().filter(|&&slot| !sequences[slot as usize].ready);
+        let waiting = self.waiting.iter().map(|(_, slot)| slot);
+        let lacking =
+            running.chain(waiting).map(|&slot| sequences[slot as usize].pending()).filter(|&tokens| tokens > 0);
+        pace.rows(self.ready, lacking)
     }
 
     fn plan_running(&mut self, plan: &mut StepPlan, step: &mut Step) {
@@ -113,7 +130,8 @@ impl Scheduler {
         step.ready_left -= u32::from(sequence.ready);
         // No more rows than the step can serve: in a pipeline the others have theirs in the steps after it.
         let kept = step.ready_left.min(step.outputs).saturating_mul(1 + step.drafts.most);
-        let want = sequence.want(step.tokens.saturating_sub(kept), step.outputs.saturating_sub(kept));
+        let most = if sequence.ready { u32::MAX } else { step.prompt_tokens };
+        let want = sequence.want(step.tokens.saturating_sub(kept).min(most), step.outputs.saturating_sub(kept));
         if want.len == 0 {
             return Visit::Done;
         }
@@ -169,7 +187,9 @@ impl Scheduler {
         sequence.scheduled += len;
         sequence.draft_scheduled += draft.len;
         sequence.in_flight += 1;
-        self.ready -= u32::from(std::mem::take(&mut sequence.ready));
+        let decoded = std::mem::take(&mut sequence.ready);
+        self.ready -= u32::from(decoded);
+        step.prompt_tokens = step.prompt_tokens.saturating_sub(if decoded { 0 } else { len });
         step.tokens -= len + drafted;
         step.outputs -= outputs + drafted;
         step.draft_tokens -= draft.len;

@@ -8,6 +8,7 @@
 //! A sequence of its own record drafts fewer: a drafted row must be worth its price in tokens.
 
 use crate::config::{Proposer, Speculation};
+use crate::costs::{Costs, bucket};
 
 /// A change must promise this much more, and the last one be this many steps ago.
 const GAIN: f64 = 1.05;
@@ -17,8 +18,6 @@ const PROBE_EVERY: u32 = 512;
 const PROBE: u32 = 4;
 /// A sequence that does not draft tries one token after so many steps.
 const RETRY: u32 = 64;
-/// Weight of a new measurement in a running mean.
-const NEW: f64 = 0.125;
 /// How much of the record is kept per step: of a sequence's own, and of all.
 const MEMORY: f32 = 0.9;
 const SHARED_MEMORY: f32 = 0.99;
@@ -43,39 +42,6 @@ impl Record {
 
     fn estimate(&self, prior: f32) -> f32 {
         (self.accepted + prior * PRIOR_WEIGHT) / (self.tried + PRIOR_WEIGHT)
-    }
-}
-
-/// Mean seconds by size; sizes in buckets of a quarter of an octave.
-#[derive(Debug, Default)]
-struct Costs(Vec<Option<f64>>);
-
-fn bucket(size: u32) -> usize {
-    (4.0 * f64::from(size.max(1)).log2()).round() as usize
-}
-
-impl Costs {
-    fn note(&mut self, size: u32, seconds: f64) {
-        let at = bucket(size);
-        if self.0.len() <= at {
-            self.0.resize(at + 1, None);
-        }
-        let mean = self.0[at].get_or_insert(seconds);
-        *mean += (seconds - *mean) * NEW;
-    }
-
-    /// Between two measured sizes by the line through them; below all in proportion, above all like the largest.
-    fn at(&self, size: u32) -> Option<f64> {
-        let at = bucket(size);
-        let known = |i: usize| self.0.get(i).copied().flatten().map(|seconds| (i, seconds));
-        let below = (0..=at.min(self.0.len())).rev().find_map(known);
-        let above = (at..self.0.len()).find_map(known);
-        match (below, above) {
-            (Some((i, a)), Some((j, b))) if i < j => Some(a + (b - a) * (at - i) as f64 / (j - i) as f64),
-            (Some((_, seconds)), _) => Some(seconds),
-            (None, Some((j, seconds))) => Some(seconds * 2f64.powf((at as f64 - j as f64) / 4.0)),
-            (None, None) => None,
-        }
     }
 }
 

@@ -116,13 +116,13 @@ fn setup() -> impl Strategy<Value = Setup> {
     (
         (groups, speculation, draft, 1u32..30, prop::option::of(2u32..8)),
         (1u32..7, 0u32..24, 0u32..16, 1u32..4, prop_oneof![Just(1u32), Just(4), Just(5)]),
-        (any::<bool>(), any::<bool>(), any::<bool>(), prop_oneof![Just(3u64), Just(50)]),
+        (any::<bool>(), any::<bool>(), any::<bool>(), prop_oneof![Just(3u64), Just(50)], prop::option::of(1u32..300)),
     )
         .prop_map(
             |(
                 (mut groups, speculation, draft, draft_blocks, memory_blocks),
                 (running, tokens, outputs, in_flight, block),
-                (eager, all_choices, pipelined, vocab),
+                (eager, all_choices, pipelined, vocab, pace),
             )| {
                 groups.iter_mut().for_each(|g| g.blocks *= if block == 1 { 4 } else { 1 });
                 groups.push(Group { kind: GroupKind::Draft, blocks: draft_blocks });
@@ -136,6 +136,7 @@ fn setup() -> impl Strategy<Value = Setup> {
                     step_outputs: rows + outputs,
                     max_running: running,
                     max_in_flight: in_flight,
+                    pace,
                     speculation,
                     context: 64,
                     ..plain(1)

@@ -535,6 +535,7 @@ pub fn plain(blocks: u32) -> Config {
         max_in_flight: 1,
         context: 256,
         aging: 10_000,
+        pace: None,
         speculation: None,
     }
 }

@@ -176,6 +176,7 @@ impl Engine {
             max_in_flight: 1,
             context: u32::try_from(parts.decoder.context()).unwrap_or(u32::MAX),
             aging: u64::try_from(config.aging.as_micros()).unwrap_or(u64::MAX),
+            pace: Some(batch::PACE),
             speculation: config.speculation,
         };
         let scheduler = Scheduler::new(scheduling.clone())?;

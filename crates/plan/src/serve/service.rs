@@ -117,6 +117,7 @@ impl Service {
             max_in_flight: steps,
             context: limits.context,
             aging: AGING,
+            pace: None,
             speculation,
         };
         scheduler.validate()?;

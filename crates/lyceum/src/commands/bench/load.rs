@@ -22,6 +22,8 @@ pub struct Load {
     pub clients: usize,
     /// Requests in all.
     pub requests: usize,
+    /// Nothing is asked later than this.
+    pub until: Option<Duration>,
     /// Arrivals per second, Poisson; `None`: a client asks when it has its answer.
     pub rate: Option<f64>,
     /// Tokens of each prompt, random ones.
@@ -80,7 +82,7 @@ impl Load {
     /// # Errors
     /// A server that cannot be reached or names no model. Requests that fail are counted instead.
     pub fn run(&self, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Figures> {
-        let agent = agent(self.clients);
+        let agent = agent();
         let model = self.model(&agent)?;
         let (answers, errors) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -91,7 +93,7 @@ impl Load {
                 scope.spawn(|| {
                     loop {
                         let index = next.fetch_add(1, Ordering::Relaxed);
-                        if index >= self.requests {
+                        if index >= self.requests || self.until.is_some_and(|until| start.elapsed() >= until) {
                             break;
                         }
                         if let Some(&arrival) = arrivals.get(index) {
@@ -188,11 +190,12 @@ impl Load {
     }
 }
 
-fn agent(clients: usize) -> Agent {
+/// With a connection for each request: some servers close one after a few requests without saying so.
+fn agent() -> Agent {
     Agent::config_builder()
         .http_status_as_error(false)
-        .max_idle_connections(clients)
-        .max_idle_connections_per_host(clients)
+        .max_idle_connections(0)
+        .max_idle_connections_per_host(0)
         .no_delay(true)
         .build()
         .into()

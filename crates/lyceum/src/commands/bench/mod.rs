@@ -13,6 +13,7 @@ use miette::{IntoDiagnostic, Result};
 use serde_json::{Map, Value, json};
 use spec::DecoderConfig;
 use std::path::PathBuf;
+use std::time::Duration;
 use tensor::Device;
 use tensor::machine::{self, Limits};
 
@@ -71,6 +72,10 @@ struct LoadOptions {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..), requires = "url")]
     requests: u32,
 
+    /// Ask nothing more after so many seconds, however many requests are left
+    #[arg(long, value_name = "S", requires = "url")]
+    seconds: Option<f64>,
+
     /// Requests that arrive per second on average, whether or not earlier ones are answered; if not given, each client waits for its answer
     #[arg(long, value_name = "R", requires = "url")]
     rate: Option<f64>,
@@ -113,17 +118,20 @@ impl Bench {
     }
 
     fn server(&self, url: &str) -> Result<()> {
-        let LoadOptions { requests, rate, shared_prefix, vocab, seed } = self.load;
+        let LoadOptions { requests, seconds, rate, shared_prefix, vocab, seed } = self.load;
         if self.prompt_tokens == 0 || self.gen_tokens == 0 {
             return Err(misuse("a server is measured with at least one token of prompt and one of answer"));
         }
         if rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
             return Err(misuse("--rate is a number of requests per second above 0"));
         }
+        let until = seconds.map(Duration::try_from_secs_f64).transpose();
+        let until = until.map_err(|_| misuse("--seconds is a number of seconds above 0"))?;
         let load = load::Load {
             url: url.trim_end_matches('/').to_owned(),
             clients: self.parallel.into(),
             requests: requests as usize,
+            until,
             rate,
             prompt_tokens: self.prompt_tokens,
             shared: shared_prefix,
