@@ -61,10 +61,6 @@ pub(super) struct Kernels<'a> {
     pub efficiency: Efficiency,
 }
 
-/// Seconds of products: forward, gradients of inputs, gradients of weights.
-#[derive(Clone, Copy, Default)]
-struct Three([f64; 3]);
-
 impl Kernels<'_> {
     fn tokens(&self) -> f64 {
         self.layout.micro_batch_tokens(self.job)
@@ -91,7 +87,7 @@ impl Kernels<'_> {
 
     pub fn layer(&self, layer: &Layer) -> Work {
         let products = self.products(layer);
-        let Three([forward, inputs, weights]) = self.three(&products);
+        let [forward, inputs, weights] = self.three(&products);
         let [attention, attention_back] = self.attention(layer);
         let moving = self.moving(layer, &products);
         let fixed = self.efficiency.layer_seconds
@@ -106,7 +102,7 @@ impl Kernels<'_> {
             // Every second one, and everything between them.
             Recompute::Alternate => {
                 let second: Vec<_> = products.iter().skip(1).step_by(2).copied().collect();
-                self.three(&second).0[0] + moving + fixed
+                self.three(&second)[0] + moving + fixed
             }
         };
         let exchanges = self.tensor_exchange() + self.routing(layer);
@@ -126,7 +122,7 @@ impl Kernels<'_> {
     pub fn head(&self) -> Work {
         let (hidden, vocabulary) =
             (self.job.config.hidden_size as f64, self.job.config.vocab_size as f64 / self.tensor());
-        let Three([forward, inputs, weights]) = self.three(&[Product::one(self.tokens(), hidden, vocabulary)]);
+        let [forward, inputs, weights] = self.three(&[Product::one(self.tokens(), hidden, vocabulary)]);
         // What is held of a logit is written and read once, as much of it forward as backward.
         let loss = self.tokens() * vocabulary * self.job.practice.logit_bytes as f64 / self.rate();
         let work = Work {
@@ -138,12 +134,13 @@ impl Kernels<'_> {
         self.gathered(work, hidden * vocabulary)
     }
 
-    fn three(&self, products: &[Product]) -> Three {
+    /// Seconds of products: forward, gradients of inputs, gradients of weights.
+    fn three(&self, products: &[Product]) -> [f64; 3] {
         let (peak, rate) = (self.accelerator.peak(self.job.precision) * self.efficiency.products, self.rate());
         let number = self.job.bytes.weight;
         let seconds = |product: Product| product.seconds(self.accelerator, peak, rate, number);
         let sum = |of: fn(Product) -> Product| products.iter().map(|product| seconds(of(*product))).sum::<f64>();
-        Three([sum(|p| p), sum(Product::of_inputs), sum(Product::of_weights)])
+        [sum(|p| p), sum(Product::of_inputs), sum(Product::of_weights)]
     }
 
     /// The products of a layer on one rank, in the order in which they are computed.
