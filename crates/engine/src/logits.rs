@@ -17,6 +17,7 @@ pub struct Processors {
     /// The prompt's distinct tokens, if they count for anything.
     prompt: Vec<u32>,
     grammar: Option<Grammar>,
+    vocabulary: usize,
 }
 
 /// A wish that cannot be granted.
@@ -75,7 +76,13 @@ impl Processors {
             min_tokens: job.min_tokens,
             prompt: if repetition == 1.0 { Vec::new() } else { distinct(&job.prompt) },
             grammar: job.grammar.clone(),
+            vocabulary,
         })
+    }
+
+    /// The length of a row of logits.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
     }
 
     /// The state of a choice that has no token yet.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub async fn live(State(app): State<Arc<App>>) -> Json<Value> {
     let stats = app.engine.stats();
     let info = app.engine.info();
-    let Stats { uptime, waiting, running, totals, finished, goodput, spent, .. } = &stats;
+    let Stats { uptime, places, waiting, running, totals, finished, goodput, spent, .. } = &stats;
     let groups = stats.occupancy.iter().map(|o| json!({ "free": o.free, "cached": o.cached, "owned": o.owned }));
     Json(json!({
         "model": info.name,
@@ -27,6 +27,7 @@ pub async fn live(State(app): State<Arc<App>>) -> Json<Value> {
         "max_running": info.max_running,
         "max_queue": info.max_queue,
         "uptime": uptime.as_secs_f64(),
+        "places": places,
         "waiting": waiting,
         "running": running,
         "occupancy": groups.collect::<Vec<_>>(),

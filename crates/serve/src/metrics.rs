@@ -23,6 +23,7 @@ pub async fn metrics(State(app): State<Arc<App>>) -> ([(HeaderName, &'static str
 fn render(stats: &Stats) -> String {
     let mut page = Page::default();
     let totals = &stats.totals;
+    page.gauge("queue_places", "Choices that are being prepared, wait or run", &[("", stats.places.into())]);
     page.gauge("queue_waiting", "Choices that wait for cache blocks", &[("", stats.waiting as f64)]);
     page.gauge("queue_running", "Choices that hold cache blocks", &[("", stats.running as f64)]);
     page.blocks(stats);

@@ -29,6 +29,8 @@ pub(super) struct Choice {
     pub failure: Option<String>,
     task: Arc<Task>,
     state: State,
+    /// The state after what the draft model proposed since the last certain token, where anything processes logits.
+    ahead: Option<State>,
     prompt: Option<Prompt>,
     generated: u32,
     /// `None` when all text has been given.
@@ -93,6 +95,7 @@ impl Choice {
             new_tokens: Vec::new(),
             new_text: String::new(),
             state: task.processors.start(),
+            ahead: None,
             task: task.clone(),
         }
     }
@@ -197,10 +200,29 @@ impl Choice {
         Ok(Some(job.logprobs.map_or(unscored, |top| score(logits, token, top))))
     }
 
-    /// What the draft model proposes for `position`, by the same noise.
-    pub fn propose(&self, logits: &[f32], position: u64) -> u32 {
-        // A proposal of no sense is merely not accepted.
-        if all_finite(logits) { sample(logits, &self.task.job.sampling, self.index.into(), position) } else { 0 }
+    /// What the draft model proposes for `position` by these logits, which may lack the vocabulary's last ones: chosen as the model's own
+    /// token would be, behind what was proposed before. A proposal of no sense is merely not accepted.
+    pub fn propose(&mut self, logits: &[f32], position: u64, desk: &mut Desk) -> u32 {
+        if !all_finite(logits) {
+            return 0;
+        }
+        let Task { job, processors } = &*self.task;
+        if processors.is_neutral(self.ahead.as_ref().unwrap_or(&self.state)) {
+            return sample(logits, &job.sampling, self.index.into(), position);
+        }
+        let ahead = self.ahead.get_or_insert_with(|| self.state.clone());
+        desk.scratch.clear();
+        desk.scratch.extend_from_slice(logits);
+        desk.scratch.resize(processors.vocabulary(), f32::NEG_INFINITY);
+        if !matches!(processors.apply(&mut desk.scratch, ahead), Ok(Allowed::Some)) {
+            return 0;
+        }
+        let token = sample(&desk.scratch, &job.sampling, self.index.into(), position);
+        if !processors.ends().contains(&token) {
+            // Where the grammar cannot be followed, `apply` says so the next time.
+            let _ = ahead.push(token);
+        }
+        token
     }
 
     /// Goes on with a token. Returns whether it ends the completion; [`Choice::stopped`] then says why.
@@ -210,6 +232,7 @@ impl Choice {
     pub fn push(&mut self, token: Scored, tokenizer: &Tokenizer) -> Result<bool, String> {
         let id = token.token;
         self.generated += 1;
+        self.ahead = None;
         if self.task.processors.ends().contains(&id) {
             self.stopped = Some(Stopped::Token(id));
             return Ok(true);

@@ -269,11 +269,15 @@ impl Engine {
     ///
     /// # Errors
     /// A job that can never be served, answered at once and without the thread.
-    pub fn submit(&self, place: Place, job: Job) -> Result<Completion, Rejected> {
+    pub fn submit(&self, place: Place, mut job: Job) -> Result<Completion, Rejected> {
         let Inner { shared, info, tokenizer, scheduling, commands, next_job, .. } = &*self.0;
         let at = Instant::now();
-        let request = request(&job, 0, shared.now(), at);
-        request.check(scheduling, shared.now())?;
+        // The prompt is lent, not copied: it may be long.
+        let prompt = std::mem::take(&mut job.prompt);
+        let request = request(&job, prompt, 0, shared.now(), at);
+        let served = request.check(scheduling, shared.now());
+        job.prompt = request.prompt;
+        served?;
         job.check(info.config.vocab_size)?;
         let processors = Processors::new(&job, tokenizer.eos(), info.config.vocab_size)?;
         if place.choices != job.choices {
@@ -295,7 +299,8 @@ impl Engine {
     /// What was counted until now. Never waits for a step.
     pub fn stats(&self) -> Stats {
         let shared = &self.0.shared;
-        Stats { uptime: shared.start.elapsed(), ..shared.with_stats(|stats| stats.clone()) }
+        let places = shared.places.load(Ordering::SeqCst);
+        Stats { uptime: shared.start.elapsed(), places, ..shared.with_stats(|stats| stats.clone()) }
     }
 
     /// Refuses what is new from now on. What was accepted is answered.

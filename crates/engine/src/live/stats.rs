@@ -110,6 +110,8 @@ pub struct RecentStep {
 pub struct Stats {
     /// How long the engine has run.
     pub uptime: Duration,
+    /// Choices that have a place in the queue: those that are being prepared, wait or run.
+    pub places: u32,
     /// Choices that hold no cache blocks.
     pub waiting: usize,
     /// Choices that hold some.
@@ -146,6 +148,7 @@ impl Default for Stats {
     fn default() -> Self {
         Self {
             uptime: Duration::ZERO,
+            places: 0,
             waiting: 0,
             running: 0,
             occupancy: Vec::new(),

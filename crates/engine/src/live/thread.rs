@@ -172,16 +172,22 @@ impl Thread {
     }
 
     fn submit(&mut self, submission: Submission) {
-        let Submission { id, task, place, events, at } = submission;
+        let Submission { id, mut task, place, events, at } = submission;
         let now = self.shared.now();
+        // Only who wants something of the prompt itself looks at it again.
+        let prompt = match task.job.prompt_outputs {
+            Some(_) => task.job.prompt.clone(),
+            None => std::mem::take(&mut task.job.prompt),
+        };
         let task = Arc::new(task);
         let job = &task.job;
         let waits_for_prompt = job.prompt_outputs.is_some();
         let mut live =
             Live { events, place, requests: Vec::new(), open: job.choices, waits_for_prompt, held: Vec::new() };
-        self.shared.with_stats(|stats| stats.tokens_in += job.prompt.len() as u64);
-        for index in 0..job.choices {
-            match self.scheduler.submit(request(job, index, now, at), now) {
+        self.shared.with_stats(|stats| stats.tokens_in += prompt.len() as u64);
+        // The last one is the prompt itself, not a copy.
+        for (index, prompt) in (0..).zip(std::iter::repeat_n(prompt, job.choices as usize)) {
+            match self.scheduler.submit(request(job, prompt, index, now, at), now) {
                 Ok(request) => {
                     live.requests.push(request);
                     let slot = request.slot();
@@ -193,9 +199,9 @@ impl Thread {
                 }
                 // It was accepted in advance; only its time can be up by now.
                 Err(_) => {
-                    live.say(Event::Finished { choice: index, finish: Finish::Deadline, usage: Usage::default() });
                     live.open -= 1;
                     live.place.give_back(1);
+                    live.say(Event::Finished { choice: index, finish: Finish::Deadline, usage: Usage::default() });
                 }
             }
         }
@@ -217,11 +223,13 @@ impl Thread {
     fn step(&mut self, plan: &mut StepPlan, started: Instant) {
         self.executor.follow(plan);
         let planned = Instant::now();
-        let choices = &self.state.choices;
+        let State { choices, desk, .. } = &mut self.state;
         self.executor.propose(plan, &mut |request, logits, position| {
-            choices[request.slot()].as_ref().map_or(0, |choice| choice.propose(logits, position))
+            let Some(choice) = &mut choices[request.slot()] else { return 0 };
+            guarded(|| Ok(choice.propose(logits, position, desk))).unwrap_or(0)
         });
         let drafted = Instant::now();
+        let choices = &self.state.choices;
         self.executor.compute(plan, |chunk| wanted(choices, chunk));
         let computed = Instant::now();
         let text = self.choose(plan);
@@ -396,7 +404,8 @@ impl Thread {
         }
         let Some(live) = self.state.jobs.get_mut(&choice.owner) else { return };
         let Some(finish) = finish else {
-            if let Some(live) = self.state.jobs.remove(&choice.owner) {
+            if let Some(mut live) = self.state.jobs.remove(&choice.owner) {
+                live.place.give_back(live.open);
                 live.send(Event::Failed(choice.failure.unwrap_or_default()));
                 self.cancel(&live);
             }
@@ -408,9 +417,10 @@ impl Thread {
         }
         let Ended { generated, cached, drafted, accepted, .. } = ended;
         let usage = Usage { generated, cached, drafted, accepted };
-        live.say(Event::Finished { choice: choice.index, finish, usage });
         live.open -= 1;
+        // First the place: whoever has seen the end of an answer can ask again.
         live.place.give_back(1);
+        live.say(Event::Finished { choice: choice.index, finish, usage });
         if live.open == 0 {
             live.release();
             self.state.jobs.remove(&choice.owner);
@@ -437,8 +447,8 @@ impl Thread {
     }
 }
 
-/// Choice `index` of a job, as the scheduler sees it.
-pub(super) fn request(job: &Job, index: u32, now: batch::Time, at: Instant) -> Request {
+/// Choice `index` of a job, as the scheduler sees it; `prompt` is the job's.
+pub(super) fn request(job: &Job, prompt: Vec<u32>, index: u32, now: batch::Time, at: Instant) -> Request {
     let left = job.deadline.map(|deadline| deadline.saturating_sub(at.elapsed()).as_micros() as u64);
     let outputs = match job.prompt_outputs {
         Some(PromptOutputs::Logprobs(_) | PromptOutputs::Embedding(Pooling::Mean)) => index == 0,
@@ -449,7 +459,7 @@ pub(super) fn request(job: &Job, index: u32, now: batch::Time, at: Instant) -> R
         deadline: left.map(|left| now.saturating_add(left)),
         prompt_outputs: outputs,
         salt: job.salt,
-        ..Request::new(job.prompt.clone(), job.max_tokens)
+        ..Request::new(prompt, job.max_tokens)
     }
 }
 

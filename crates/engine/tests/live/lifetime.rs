@@ -84,6 +84,34 @@ fn whoever_leaves_holds_no_blocks() {
     assert!(engine.stats().finished.cancelled > 0);
 }
 
+/// What comes after a departure in the queue is planned without the one who left.
+#[test]
+fn whoever_leaves_has_no_part_in_the_next_step() {
+    let engine = engine();
+    for i in 0..20 {
+        let mut leaving = submit(&engine, job(prompt(i, 20, 500), 290, sampling(i)));
+        leaving.blocking_next();
+        drop(leaving);
+        ask(&engine, job(prompt(100 + i, 20, 500), 3, sampling(i)));
+    }
+    assert_empty(&engine);
+    let stats = engine.stats();
+    assert!(stats.finished.cancelled > 0);
+    let together = stats.recent.iter().filter(|step| step.sequences > 1).count();
+    assert_eq!(together, 0, "steps computed for one who had left and for the next");
+}
+
+#[test]
+fn whoever_has_its_answer_can_ask_again() {
+    let engine = start(NAME, EngineConfig { max_running: 1, max_queue: 0, ..small(KvFormat::Bf16, KvMemory::Free) });
+    for i in 0..200 {
+        let place = engine.reserve(1).unwrap_or_else(|busy| panic!("after {i} answers: {busy}"));
+        let mut completion = engine.submit(place, job(prompt(i, 3, 500), 1, sampling(i))).unwrap();
+        while !matches!(completion.blocking_next(), Some(engine::live::Event::Finished { .. })) {}
+        assert_eq!(engine.stats().places, 0);
+    }
+}
+
 #[test]
 fn a_deadline_ends_a_choice_with_what_it_has() {
     let engine = engine();

@@ -63,6 +63,27 @@ fn processed_logits_give_the_tokens_of_plain_decoding() {
     }
 }
 
+/// It proposes by the same bias, penalties, minimum and grammar, so every draft is the model's own choice.
+#[test]
+fn a_draft_model_that_is_the_model_is_right_whatever_is_wished() {
+    let [_, engine] = engines();
+    let grammar = engine.grammars().compile(&Source::Regex("[a-z ]{2000}".into())).unwrap();
+    for i in 0..8u64 {
+        let wish = Job {
+            penalties: Penalties { frequency: 0.5, presence: 0.3, repetition: 1.2 },
+            logit_bias: vec![(10, 3.0), (11, -100.0)],
+            stop_tokens: vec![12],
+            min_tokens: 40,
+            grammar: (i % 2 == 0).then(|| grammar.clone()),
+            ..job(prompt(i, 40, 500), 40, sampling(i))
+        };
+        let made = ask(&engine, wish).choices.remove(0);
+        assert_eq!(made.finish, Some(Finish::Length));
+        assert!(made.usage.drafted > 20, "job {i}: {:?}", made.usage);
+        assert_eq!(made.usage.accepted, made.usage.drafted, "job {i}");
+    }
+}
+
 #[test]
 fn texts_under_a_grammar_are_those_of_plain_decoding_and_belong_to_it() {
     let pattern = regex::Regex::new("^[a-f]{3}-[0-9]{2}$").unwrap();
