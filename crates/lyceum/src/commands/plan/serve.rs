@@ -80,6 +80,10 @@ pub struct Serve {
     #[arg(long, value_name = "heads|batch", default_value = "heads", value_parser = kv_split)]
     kv_split: KvSplit,
 
+    /// Divide matrices both ways, inputs and outputs, over the ranks of --tp (two-dimensional weight-stationary, Pope 2022)
+    #[arg(long)]
+    plane: bool,
+
     /// Communication of one half of a step hides behind the other half's computation
     #[arg(long)]
     overlap: bool,
@@ -176,6 +180,7 @@ impl Serve {
             expert: self.ep,
             first_layers: self.first_stage_layers,
             kv_split: self.kv_split,
+            plane: self.plane,
             overlap: self.overlap,
             weights: self.weights,
             arithmetic: self.arithmetic,
