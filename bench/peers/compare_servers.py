@@ -8,10 +8,10 @@ prompts. Runs alternate (A B A B ...), each with a server of its own. Nothing el
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -23,12 +23,12 @@ URL = f"http://127.0.0.1:{PORT}"
 
 def start(command, health):
     """A running server, once it answers."""
-    server = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    os.set_blocking(server.stderr.fileno(), False)
+    log = tempfile.TemporaryFile()
+    server = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log)
     for _ in range(600):
-        server.stderr.read()
         if server.poll() is not None:
-            raise SystemExit(f"{' '.join(map(str, command))}\nended")
+            log.seek(0)
+            raise SystemExit(f"{' '.join(map(str, command))}\nended:\n{log.read().decode(errors='replace')}")
         try:
             with urllib.request.urlopen(URL + health, timeout=1):
                 return server
@@ -90,12 +90,12 @@ def closed(options, clients, seed):
 
 
 def mixed(options, seed):
-    """8 clients whose answers are long, while prompts of 4000 tokens arrive at random."""
-    seconds = options.arrivals / options.rate
-    few = load(options, parallel=8, requests=1_000_000, seconds=seconds, prompt_tokens=128, gen_tokens=400, seed=seed)
+    """8 clients whose answers are long, while prompts of 4000 tokens arrive: at random, or one behind the other."""
+    few = load(options, parallel=8, requests=1_000_000, seconds=options.seconds, prompt_tokens=128, gen_tokens=2000, seed=seed)
     time.sleep(1.0)
-    arrivals = dict(parallel=32, requests=options.arrivals, rate=options.rate)
-    many = load(options, **arrivals, prompt_tokens=4000, gen_tokens=1, seed=seed + 1000)
+    arrivals = dict(parallel=32, rate=options.rate) if options.rate else dict(parallel=1)
+    arrivals.update(requests=1_000_000, seconds=options.seconds - 3.0, prompt_tokens=4000, gen_tokens=1)
+    many = load(options, **arrivals, seed=seed + 1000)
     return figures(few), figures(many)
 
 
@@ -139,7 +139,8 @@ def throughput(options):
 
 
 def latency(options):
-    print(f"| 8 decode, prompts of 4000 arrive at {options.rate} a second | between tokens, ms: median | p99 | p99 / median | first token of the prompts, s: median | p99 |")
+    arrive = f"at {options.rate} a second" if options.rate else "one behind the other"
+    print(f"| 8 decode, prompts of 4000 arrive {arrive} | between tokens, ms: median | p99 | p99 / median | first token of the prompts, s: median | p99 |")
     print("|---|---|---|---|---|---|", flush=True)
     found = run(options, 12, 4352, lambda turn: mixed(options, turn))
     for name, runs in found.items():
@@ -159,8 +160,8 @@ def main():
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--latency", action="store_true", help="measure latencies beside long prompts instead")
     parser.add_argument("--requests", type=int, default=48, help="requests for 8 clients; others in proportion")
-    parser.add_argument("--rate", type=float, default=0.15, help="long prompts that arrive per second")
-    parser.add_argument("--arrivals", type=int, default=12, help="long prompts in all")
+    parser.add_argument("--rate", type=float, help="long prompts that arrive per second; one behind the other if not given")
+    parser.add_argument("--seconds", type=float, default=60, help="how long latencies are measured")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--vocab", type=int, default=4096, help="prompts hold ids below this")

@@ -55,8 +55,18 @@ pub struct Speculation {
     pub adaptive: bool,
 }
 
-/// The pace that a server keeps unless told otherwise: no token comes much later than twice the usual.
-pub const PACE: u32 = 80;
+/// How long a step with sequences that decode may be made by the prompts beside them, as long as few prompts wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pace {
+    /// Time for prompts, in percent of what those that decode take alone; at least 1.
+    pub percent: u32,
+    /// Microseconds that a step may always last: nobody reads faster.
+    pub step: Time,
+}
+
+/// The pace that a server keeps: 33.33 tokens a second, the faster of the reading speeds that the report names, or, where those that decode are
+/// not so fast alone, nearly half of the time for prompts.
+pub const PACE: Pace = Pace { percent: 80, step: 30_000 };
 
 /// Everything that a scheduler is told once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,9 +88,9 @@ pub struct Config {
     pub context: u32,
     /// Waiting this long is worth one level of priority.
     pub aging: Time,
-    /// Time that a step may spend on prompts beside sequences that decode, in percent of what these take alone, as long as few prompts
-    /// wait; `None`: as much as `step_tokens` allows. It bounds how unevenly tokens come, at some cost to the time until the first.
-    pub pace: Option<u32>,
+    /// How many rows prompts get beside sequences that decode; `None`: as many as `step_tokens` allows. It bounds how unevenly tokens come, at
+    /// some cost to the time until the first.
+    pub pace: Option<Pace>,
     /// `None`: never.
     pub speculation: Option<Speculation>,
 }
@@ -142,8 +152,8 @@ impl Config {
         least("max_in_flight", self.max_in_flight.into(), 1)?;
         least("context", self.context.into(), 1)?;
         least("aging", self.aging, 1)?;
-        if let Some(percent) = self.pace {
-            least("pace", percent.into(), 1)?;
+        if let Some(pace) = self.pace {
+            least("pace.percent", pace.percent.into(), 1)?;
         }
         for (field, rows) in [("step_tokens", self.step_tokens), ("step_outputs", self.step_outputs)] {
             let steps = self.max_in_flight;

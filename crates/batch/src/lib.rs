@@ -65,7 +65,7 @@ mod sequence;
 mod speculation;
 
 pub use committing::accepted;
-pub use config::{Config, ConfigError, Group, GroupKind, PACE, Proposer, Speculation, Time};
+pub use config::{Config, ConfigError, Group, GroupKind, PACE, Pace, Proposer, Speculation, Time};
 pub use plan::{
     BlockTables, Chunk, ChunkEnd, ChunkResult, CommitError, DraftChunk, StepId, StepPlan, StepResults, TableUpdate,
 };

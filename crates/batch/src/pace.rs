@@ -1,10 +1,11 @@
 //! How many rows of prompts a step may have beside sequences that decode, so that nobody's next token is much late.
 //!
 //! A step is taken to last D(n) + p c: D is what n decoding sequences take alone, c what a row of a prompt adds. Both are learnt from the times
-//! handed in; what was not measured for long is tried, by a step without prompts. The rows p are those whose time is a given share of D(n). Where
-//! many prompts wait for few sequences that decode, it is more: to hold prompts back would leave the steps too small to be worth their time. A
+//! handed in; what was not measured for long is tried, by a step without prompts. The rows p are those whose time is a given share of D(n), or
+//! with which the step lasts no longer than a reader takes. Where many prompts wait for few sequences that decode, it is more: to hold prompts back would leave the steps too small to be worth their time. A
 //! long prompt counts less, since so many rows of it only bring one more sequence that decodes.
 
+use crate::config::Pace;
 use crate::costs::{Costs, bucket, follow};
 
 /// Share of D for each prompt that waits beside as many sequences as decode.
@@ -20,18 +21,17 @@ const ALONE_EVERY: u32 = 128;
 
 /// Learns what steps take, and says how many rows prompts may have.
 #[derive(Debug)]
-pub(crate) struct Pace {
-    /// Share of the time of those that decode.
-    share: f64,
+pub(crate) struct Pacer {
+    pace: Pace,
     alone: Costs,
     /// By bucket of decoding sequences: steps with prompts since the last without.
     since: Vec<u32>,
     row: Option<f64>,
 }
 
-impl Pace {
-    pub fn new(percent: u32) -> Self {
-        Self { share: f64::from(percent) / 100.0, alone: Costs::default(), since: Vec::new(), row: None }
+impl Pacer {
+    pub fn new(pace: Pace) -> Self {
+        Self { pace, alone: Costs::default(), since: Vec::new(), row: None }
     }
 
     /// Rows for prompts in a step with `decoding` sequences, when others lack so many tokens each.
@@ -52,8 +52,9 @@ impl Pace {
         }
         *since += 1;
         let (Some(alone), Some(row)) = (self.alone.at(decoding), self.row) else { return u32::MAX };
-        let share = self.share.max(PRESSURE * prompts / f64::from(decoding));
-        ((alone * share / row) as u32).max(LEAST)
+        let share = (f64::from(self.pace.percent) / 100.0).max(PRESSURE * prompts / f64::from(decoding));
+        let seconds = (alone * share).max(self.pace.step as f64 / 1e6 - alone);
+        ((seconds / row) as u32).max(LEAST)
     }
 
     /// A step of `decoding` sequences and so many rows of prompts took so long.

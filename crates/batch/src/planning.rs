@@ -99,13 +99,13 @@ impl Scheduler {
 
     /// Rows that keep the pace.
     fn prompt_rows(&mut self) -> u32 {
-        let Some(pace) = &mut self.pace else { return u32::MAX };
+        let Some(pacer) = &mut self.pace else { return u32::MAX };
         let sequences = &self.sequences;
         let running = self.running.iter().filter(|&&slot| !sequences[slot as usize].ready);
         let waiting = self.waiting.iter().map(|(_, slot)| slot);
         let lacking =
             running.chain(waiting).map(|&slot| sequences[slot as usize].pending()).filter(|&tokens| tokens > 0);
-        pace.rows(self.ready, lacking)
+        pacer.rows(self.ready, lacking)
     }
 
     fn plan_running(&mut self, plan: &mut StepPlan, step: &mut Step) {

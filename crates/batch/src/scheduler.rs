@@ -1,7 +1,7 @@
 //! The state of the scheduler, and what comes in: requests, cancellations, time.
 
 use crate::config::{Config, ConfigError, GroupKind, Time};
-use crate::pace::Pace;
+use crate::pace::Pacer;
 use crate::plan::{Chunk, StepId};
 use crate::pool::{Occupancy, Pool};
 use crate::prefix::Key;
@@ -84,7 +84,7 @@ pub struct Scheduler {
     pub(crate) next_step: u64,
     pub(crate) now: Time,
     pub(crate) policy: Option<Policy>,
-    pub(crate) pace: Option<Pace>,
+    pub(crate) pace: Option<Pacer>,
     pub(crate) ended: Vec<Ended>,
     pub(crate) kept: Vec<u32>,
     pub(crate) blocked: Option<Blocked>,
@@ -116,7 +116,7 @@ impl Scheduler {
             next_step: 0,
             now: 0,
             policy: config.speculation.map(Policy::new),
-            pace: config.pace.map(Pace::new),
+            pace: config.pace.map(Pacer::new),
             ended: Vec::new(),
             kept: Vec::new(),
             blocked: None,

@@ -116,7 +116,13 @@ fn setup() -> impl Strategy<Value = Setup> {
     (
         (groups, speculation, draft, 1u32..30, prop::option::of(2u32..8)),
         (1u32..7, 0u32..24, 0u32..16, 1u32..4, prop_oneof![Just(1u32), Just(4), Just(5)]),
-        (any::<bool>(), any::<bool>(), any::<bool>(), prop_oneof![Just(3u64), Just(50)], prop::option::of(1u32..300)),
+        (
+            any::<bool>(),
+            any::<bool>(),
+            any::<bool>(),
+            prop_oneof![Just(3u64), Just(50)],
+            prop::option::of((1u32..300, 0u64..40_000).prop_map(|(percent, step)| Pace { percent, step })),
+        ),
     )
         .prop_map(
             |(

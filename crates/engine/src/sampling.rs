@@ -58,15 +58,19 @@ pub fn all_finite(logits: &[f32]) -> bool {
     logits.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0) < f32::INFINITY.to_bits()
 }
 
-/// The largest logit's index, the lower one of equals.
+/// The largest logit's index, the lower one of equals; NaN is never the largest.
 pub fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, &x) in logits.iter().enumerate() {
-        if x > logits[best] || logits[best].is_nan() {
-            best = i;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    // Lanes, so that the compiler makes vectors of them.
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = logits.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, x);
         }
     }
-    best as u32
+    let max = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger);
+    logits.iter().position(|&x| x == max).unwrap_or(0) as u32
 }
 
 /// Below this the noise is lost in the rounding of logits divided by the temperature, and they may overflow: greedy.

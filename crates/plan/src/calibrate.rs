@@ -212,6 +212,7 @@ pub fn fit(limits: &Limits, timings: &Timings, weights: Precision) -> Result<Pro
     let mut profile = Profile { device: device(limits), efficiency: Efficiency::default(), training: Some(0.5) };
     profile.efficiency.link = 1.0;
     profile.efficiency.collective_seconds = 0.0;
+    profile.efficiency.request_seconds = 0.0;
     let layers = (probes.deep.layers.len() - probes.shallow.layers.len()) as f64;
     let share = |now: f64, predicted: f64, measured: f64| {
         if measured > 0.0 && predicted > 0.0 { (now * predicted / measured).clamp(1e-3, 1.5) } else { now }
@@ -256,6 +257,8 @@ fn device(limits: &Limits) -> Accelerator {
         price_per_hour: None,
         watts: None,
         failures_per_day: None,
+        units: None,
+        tile_rows: None,
         peak: peak.into_iter().map(|(precision, flops)| (precision, figure(flops))).collect(),
     }
 }
@@ -278,6 +281,7 @@ mod tests {
             layer_seconds: 12e-6,
             expert_layer_seconds: 20e-6,
             step_seconds: 40e-6,
+            request_seconds: 0.0,
         };
         let machine = Profile { device: device(&LIMITS), efficiency, training: Some(0.64) };
         let timings = Probes::new().predict(&machine, Precision::Bf16).unwrap();

@@ -103,6 +103,12 @@ pub struct Accelerator {
     pub memory: Figure,
     /// Bytes per second from memory.
     pub bandwidth: Figure,
+    /// Units that compute a tile of a product each (streaming multiprocessors, compute units), where a product is computed so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub units: Option<Figure>,
+    /// Rows of a product that one instruction takes, full or not (a systolic array, a matrix instruction); none where small ones cost little.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tile_rows: Option<Figure>,
     /// Devices that [`Accelerator::intra_node`] joins.
     pub devices_per_node: usize,
     /// Links inside a node.
@@ -161,6 +167,8 @@ impl Accelerator {
         let optional = [
             ("price_per_hour", &self.price_per_hour),
             ("watts", &self.watts),
+            ("units", &self.units),
+            ("tile_rows", &self.tile_rows),
             ("failures_per_day", &self.failures_per_day),
         ];
         all.extend(optional.into_iter().filter_map(|(name, figure)| Some((name.to_owned(), figure.as_ref()?))));
@@ -208,6 +216,7 @@ const EMBEDDED: &[&str] = &[
     include_str!("../catalogue/a100-40g.toml"),
     include_str!("../catalogue/a100-80g.toml"),
     include_str!("../catalogue/h100.toml"),
+    include_str!("../catalogue/h100-96g.toml"),
     include_str!("../catalogue/h800.toml"),
     include_str!("../catalogue/h200.toml"),
     include_str!("../catalogue/h20.toml"),

@@ -1,10 +1,12 @@
 //! Who does what? A recipe's decoder on a cluster: the ranks, what each holds, and in which order stages work.
 
-use crate::hardware::Cluster;
+use crate::hardware::{Cluster, Precision};
+use crate::latent::Latent;
+use crate::practice::{Practice, Recompute};
 use mesh::Share;
 use mesh::schedule::{Schedule, ScheduleError};
 use spec::recipe::{LayoutRecipe, PipelineSchedule, Precision as TrainPrecision, Recipe, RecipeError};
-use spec::{DecoderConfig, ParameterTable, Part, Slot, TokenFlops};
+use spec::{DecoderConfig, Ffn, Held, Layer, ParameterTable, Part, Slot, TokenFlops};
 use std::fmt;
 use thiserror::Error;
 
@@ -68,6 +70,12 @@ pub struct Job {
     pub flops: TokenFlops,
     /// Bytes of numbers, by the precision that is trained in.
     pub bytes: StateBytes,
+    /// What products are multiplied in.
+    pub precision: Precision,
+    /// Latent attention in place of the decoder's, which no recipe describes yet.
+    pub latent: Option<Latent>,
+    /// How the trainer is written.
+    pub practice: Practice,
 }
 
 /// Bytes that one parameter takes.
@@ -117,7 +125,67 @@ impl Job {
     /// A decoder trained on samples of `context` tokens.
     pub fn of(config: DecoderConfig, context: usize, bytes: StateBytes) -> Self {
         let (table, flops) = (ParameterTable::new(&config), config.token_flops(context));
-        Self { config, table, context, flops, bytes }
+        let precision = if bytes == StateBytes::F32 { Precision::F32 } else { Precision::Bf16 };
+        Self { config, table, context, flops, bytes, precision, latent: None, practice: Practice::default() }
+    }
+
+    /// The same with latent attention in every layer.
+    pub fn with_latent(self, latent: Latent) -> Self {
+        let (config, layers) = (&self.config, self.config.layers.len() as u64);
+        let matrices = self.attention_elements() - latent.elements(config.hidden_size, config.heads) as i64;
+        let products = self.flops.layers.saturating_add_signed(-2 * layers as i64 * matrices);
+        let seen = self.flops.attention / (4 * config.q_size() as u64).max(1);
+        let attention = seen * latent.pair_flops(config.heads) as u64;
+        let flops = TokenFlops { layers: products, attention, ..self.flops };
+        Self { flops, latent: Some(latent), ..self }
+    }
+
+    /// Elements of the matrices of a layer's attention, by the table.
+    fn attention_elements(&self) -> i64 {
+        (2 * self.config.hidden_size * (self.config.q_size() + self.config.kv_size())) as i64
+    }
+
+    /// What a rank holds.
+    pub fn held(&self, part: &Part) -> Held {
+        let held = self.table.held(&self.config, part);
+        let Some(latent) = &self.latent else { return held };
+        let layers = part.layers.iter().map(ExactSizeIterator::len).sum::<usize>() as i64;
+        let more = latent.elements(self.config.hidden_size, self.config.heads) as i64 - self.attention_elements();
+        Held { shared: held.shared.saturating_add_signed(layers * more / part.tensor.of as i64), ..held }
+    }
+
+    /// FLOPs of scores and weighted sum for one query and one key, over all heads.
+    pub fn pair_flops(&self) -> f64 {
+        self.latent.map_or(4 * self.config.q_size(), |latent| latent.pair_flops(self.config.heads)) as f64
+    }
+
+    /// Widths of queries and of keys that are turned by position, over all heads.
+    pub fn rotated(&self) -> [usize; 2] {
+        match self.latent {
+            Some(latent) => [self.config.heads * latent.rope, latent.rope],
+            None => [self.config.q_size(), self.config.kv_size()],
+        }
+    }
+
+    /// Elements of a layer whose experts are divided by `expert`.
+    pub fn layer_elements(&self, layer: &Layer, expert: usize) -> f64 {
+        let attention = self.latent.map_or(self.attention_elements(), |latent| {
+            latent.elements(self.config.hidden_size, self.config.heads) as i64
+        });
+        let network = |size: usize| (3 * self.config.hidden_size * size) as f64;
+        let ffn = match &layer.ffn {
+            Ffn::Dense(dense) => network(dense.ffn_size),
+            Ffn::Experts(experts) => {
+                let shared = experts.shared.as_ref().map_or(0.0, |shared| network(shared.ffn_size));
+                shared + (experts.experts / expert) as f64 * network(experts.expert.ffn_size)
+            }
+        };
+        attention as f64 + ffn
+    }
+
+    /// What scores are multiplied in: 16 bits also where matrices have 8.
+    pub fn sixteen_bits(&self) -> Precision {
+        if self.precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 }
     }
 }
 
@@ -130,13 +198,13 @@ pub struct Layout {
     pub data: usize,
     /// Samples that are computed at once.
     pub micro_batch: usize,
-    /// Whether activations of a layer are computed again for its gradients.
-    pub recompute: bool,
+    /// What is computed again for the gradients.
+    pub recompute: Recompute,
 }
 
 impl fmt::Display for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LayoutRecipe { tensor, pipeline, expert, schedule, interleave, zero } = self.recipe;
+        let LayoutRecipe { tensor, pipeline, expert, schedule, interleave, zero, sharded } = self.recipe;
         write!(f, "tensor {tensor} x pipeline {pipeline} x data {}", self.data)?;
         if expert > 1 {
             write!(f, ", expert {expert}")?;
@@ -149,8 +217,15 @@ impl fmt::Display for Layout {
             }
         }
         write!(f, ", micro-batch {}", self.micro_batch)?;
-        write!(f, "{}", if self.recompute { ", recomputing" } else { "" })?;
-        write!(f, "{}", if zero && self.data > 1 { ", ZeRO-1" } else { "" })
+        if self.recompute != Recompute::Nothing {
+            write!(f, ", {}", self.recompute)?;
+        }
+        match (sharded, zero) {
+            _ if self.data == 1 => Ok(()),
+            (true, _) => write!(f, ", fully sharded"),
+            (false, true) => write!(f, ", ZeRO-1"),
+            (false, false) => Ok(()),
+        }
     }
 }
 
@@ -164,9 +239,10 @@ impl Layout {
         cluster: &Cluster,
         recipe: LayoutRecipe,
         micro_batch: usize,
-        recompute: bool,
+        recompute: impl Into<Recompute>,
     ) -> Result<Self, LayoutError> {
-        let layout = Self { recipe, data: cluster.devices / recipe.model_ranks(), micro_batch, recompute };
+        let data = cluster.devices / recipe.model_ranks();
+        let layout = Self { recipe, data, micro_batch, recompute: recompute.into() };
         if layout.data == 0 {
             let allowed = format!(
                 "tensor {} x pipeline {} needs {} devices and the cluster has {}",
@@ -215,11 +291,12 @@ impl Layout {
     /// Replicas are divided by groups of experts: as many remain as come out even.
     fn with_experts(self, job: &Job) -> Result<Self, LayoutError> {
         let expert = self.recipe.expert;
-        for layer in 0..job.config.layers.len() {
-            let experts = job.config.experts(layer).max(1);
-            if !experts.is_multiple_of(expert) {
-                return Err(uneven("hardware.layout.expert", expert, "model.experts".into(), experts));
-            }
+        let each = (0..job.config.layers.len()).map(|layer| job.config.experts(layer));
+        // Dense layers stay whole, but without any experts there is nothing to divide.
+        let mut divided: Vec<_> = each.filter(|experts| *experts > 0).collect();
+        divided.extend(divided.is_empty().then_some(1));
+        if let Some(experts) = divided.into_iter().find(|experts| !experts.is_multiple_of(expert)) {
+            return Err(uneven("hardware.layout.expert", expert, "model.experts".into(), experts));
         }
         match self.data / expert * expert {
             0 => {

@@ -3,11 +3,15 @@
 pub mod calibrate;
 pub mod figures;
 pub mod hardware;
+pub mod latent;
 pub mod layout;
 pub mod link;
+pub mod practice;
 pub mod profile;
 pub mod serve;
 pub mod train;
 
 pub use hardware::{Accelerator, Catalogue, Cluster, HardwareError, Precision};
+pub use latent::Latent;
 pub use layout::{Job, Layout, LayoutError, StateBytes};
+pub use practice::{Practice, Recompute};

@@ -5,8 +5,11 @@ use crate::hardware::{Accelerator, Link};
 /// Ranks that talk, and over which links.
 #[derive(Clone, Copy, Debug)]
 pub struct Group<'a> {
+    accelerator: &'a Accelerator,
     link: &'a Link,
     ranks: usize,
+    /// Ranks of the group in one node.
+    together: usize,
     efficiency: f64,
 }
 
@@ -16,7 +19,8 @@ impl<'a> Group<'a> {
     pub fn new(accelerator: &'a Accelerator, ranks: usize, stride: usize, efficiency: f64) -> Self {
         let inside = ranks * stride <= accelerator.devices_per_node;
         let link = if inside { &accelerator.intra_node } else { &accelerator.inter_node };
-        Self { link, ranks, efficiency }
+        let together = (accelerator.devices_per_node / stride.max(1)).clamp(1, ranks.max(1));
+        Self { accelerator, link, ranks, together, efficiency }
     }
 
     /// Ranks in the group.
@@ -35,14 +39,22 @@ impl<'a> Group<'a> {
         if others < 1.0 {
             return 0.0;
         }
-        bytes * others / n / self.bandwidth() + others * self.link.latency.value
+        bytes * others / n / self.ring() + others * self.link.latency.value
     }
 
-    /// Seconds until `bytes` of each rank have gone to others, an n-th to each.
-    pub fn all_to_all(self, bytes: f64) -> f64 {
-        match self.ranks {
-            1 => 0.0,
-            n => bytes * (n as f64 - 1.0) / n as f64 / self.bandwidth() + self.link.latency.value,
+    /// Seconds until each row of `bytes` together has gone to `visits` of the ranks, any as likely: once to each node where it is wanted, over the link of its own rank,
+    /// and once to each rank inside a node.
+    pub fn dispatch(self, visits: f64, bytes: f64) -> f64 {
+        if self.ranks == 1 {
+            return 0.0;
+        }
+        let reached = |places: f64| places * (1.0 - (1.0 - 1.0 / places).powf(visits)) * (places - 1.0) / places;
+        let inside = bytes * visits / (self.accelerator.intra_node.bandwidth.value * self.efficiency);
+        let nodes = self.ranks.div_ceil(self.together) as f64;
+        match nodes > 1.0 {
+            // Both at once: the slower one counts.
+            true => inside.max(bytes * reached(nodes) / self.bandwidth()) + self.link.latency.value,
+            false => inside * (self.ranks as f64 - 1.0) / self.ranks as f64 + self.link.latency.value,
         }
     }
 
@@ -53,6 +65,12 @@ impl<'a> Group<'a> {
 
     fn bandwidth(self) -> f64 {
         self.link.bandwidth.value * self.efficiency
+    }
+
+    /// Bytes per second along a ring. Between nodes as many rings run side by side as the group has ranks in a node, each over the link of another rank.
+    fn ring(self) -> f64 {
+        let inside = self.accelerator.intra_node.bandwidth.value * self.efficiency;
+        if self.ranks > self.together { inside.min(self.bandwidth() * self.together as f64) } else { self.bandwidth() }
     }
 }
 
@@ -69,9 +87,15 @@ mod tests {
         // 7/8 of a gigabyte at 450 GB/s, there and back, and 14 hops.
         assert!((eight.all_reduce(1e9) - (2.0 * 0.875e9 / 450e9 + 14e-6)).abs() < 1e-12);
         assert_eq!(Group::new(h100, 1, 1, 1.0).all_reduce(1e9), 0.0);
-        assert_eq!(Group::new(h100, 1, 1, 1.0).all_to_all(1e9), 0.0);
+        assert_eq!(Group::new(h100, 1, 1, 1.0).dispatch(2.0, 1e9), 0.0);
         let across = Group::new(h100, 2, 8, 1.0);
         assert!((across.send(1e9) - (1e9 / 50e9 + 5e-6)).abs() < 1e-12);
+        // Two whole nodes: eight rings, each over its own link of 50 GB/s.
+        let nodes = Group::new(h100, 16, 1, 1.0);
+        assert!((nodes.reduce_scatter(1e9) - (1e9 * 15.0 / 16.0 / 400e9 + 15.0 * 5e-6)).abs() < 1e-12);
+        // A row that goes everywhere leaves its node once for each other node.
+        assert!((nodes.dispatch(1e9, 1.0) - 1e9 / 450e9 - 5e-6).abs() < 1e-9);
+        assert!(nodes.dispatch(4.0, 1e9) > Group::new(h100, 8, 1, 1.0).dispatch(4.0, 1e9));
         assert!(Group::new(h100, 16, 1, 0.5).all_reduce(1e9) > 2.0 * eight.all_reduce(1e9));
     }
 }

@@ -113,6 +113,7 @@ fn llama_3_failed_as_often_as_it_says() {
 #[test]
 fn predictions_of_published_runs_get_no_worse() {
     let mut scored: Vec<_> = published::ledger(&Catalogue::embedded().unwrap()).unwrap();
+    assert_eq!(scored.len(), 21);
     assert!(2 * scored.iter().filter(|row| row.fit).count() <= scored.len());
     scored.retain(|row| !row.fit);
     scored.sort_by(|a, b| a.error.abs().total_cmp(&b.error.abs()));
@@ -123,8 +124,24 @@ fn predictions_of_published_runs_get_no_worse() {
 }
 
 /// The ledger of docs/planning.md, rounded up.
-const MEDIAN: f64 = 0.12;
-const WORST: f64 = 0.38;
+const MEDIAN: f64 = 0.05;
+const WORST: f64 = 0.20;
+
+#[test]
+fn predictions_of_published_memory_get_no_worse() {
+    let all = published::memory_ledger(&Catalogue::embedded().unwrap()).unwrap();
+    let worst = |reserved: bool| {
+        let errors = all.iter().filter(|row| (row.what == "reserved GiB") == reserved).map(|row| row.error.abs());
+        let mut errors: Vec<_> = errors.collect();
+        errors.sort_by(f64::total_cmp);
+        (errors.len(), errors[errors.len() / 2], errors[errors.len() - 1])
+    };
+    // What a paper's formulas give is an identity but for embeddings and logits; what allocators took is not.
+    let (formulas, median, most) = worst(false);
+    assert!(formulas == 12 && median < 0.001 && most < 0.032, "{median} {most}");
+    let (measured, median, most) = worst(true);
+    assert!(measured == 4 && median < 0.041 && most < 0.051, "{median} {most}");
+}
 
 fn small(kv_heads: usize) -> Job {
     let model = ModelRecipe {
@@ -150,7 +167,11 @@ fn any_layout() -> impl Strategy<Value = (LayoutRecipe, usize, bool)> {
     let degrees = (prop::sample::select(vec![1, 2, 4, 8]), prop::sample::select(vec![2, 4, 8]));
     (degrees, prop::sample::select(vec![1, 2, 4]), schedules, 1..3_usize, any::<bool>(), any::<bool>()).prop_map(
         |((tensor, pipeline), expert, (schedule, interleave), micro_batch, recompute, zero)| {
-            (LayoutRecipe { tensor, pipeline, expert, schedule, interleave, zero }, micro_batch, recompute)
+            (
+                LayoutRecipe { tensor, pipeline, expert, schedule, interleave, zero, sharded: false },
+                micro_batch,
+                recompute,
+            )
         },
     )
 }
@@ -209,4 +230,48 @@ fn the_search_ranks_what_fits() {
     let why = plan::train::search::why(&found[0], &found[1]);
     let saved: f64 = why.iter().map(|part| part.other - part.better).sum();
     assert!((saved - (found[1].step.seconds - found[0].step.seconds)).abs() < 1e-9);
+}
+
+#[test]
+fn fully_sharded_runs_hold_less_and_exchange_more() {
+    let (job, request) = (small(4), request("h100:64"));
+    let of = |sharded: bool| {
+        let recipe = LayoutRecipe { sharded, ..LayoutRecipe::default() };
+        let layout = Layout::new(&job, &request.cluster, recipe, 1, false).unwrap();
+        let memory = Memory::worst(&job, &layout, &layout.schedule(1).unwrap());
+        let (step, _) = Timing::new(&job, &request.cluster, &layout, request.efficiency).step(2048 * 64).unwrap();
+        assert_eq!(layout.to_string().contains("fully sharded"), sharded);
+        (memory, step)
+    };
+    let ((whole, _), (sharded, step)) = (of(false), of(true));
+    assert!(sharded.weights < whole.weights && sharded.gradients < whole.gradients / 60.0);
+    // Master weights and moments were divided before.
+    assert_eq!(sharded.optimiser, whole.optimiser);
+    assert!(step.exchange == 0.0 && step.communication > 0.0, "{step:?}");
+}
+
+#[test]
+fn a_trainer_that_keeps_scores_holds_what_korthikanti_says() {
+    // 34 bytes a token and width, and 5 for each head and position (arXiv 2205.05198, table 2), tensor 1.
+    let unfused = plan::Practice { flash: false, dropout: true, ..plan::Practice::default() };
+    let model = ModelRecipe {
+        family: Some("llama".into()),
+        hidden_size: Some(768),
+        layers: Some(1),
+        heads: Some(12),
+        kv_heads: Some(12),
+        // Two thirds of four times the width, gated: what two matrices of four times the width keep.
+        ffn_size: Some(2048),
+        vocab_size: Some(32_000),
+        ..ModelRecipe::default()
+    };
+    let job = Job::of(model.decoder(32_000, 1024).unwrap(), 1024, StateBytes::BF16);
+    let job = Job { practice: unfused, ..job };
+    let request = request("h100:8");
+    let bytes = |recompute| {
+        let layout = Layout::new(&job, &request.cluster, LayoutRecipe::default(), 1, recompute).unwrap();
+        plan::train::memory::layer_bytes(&job, &layout, &job.config.layers[0])
+    };
+    assert_eq!(bytes(plan::Recompute::Scores), 34.0 * 768.0);
+    assert_eq!(bytes(plan::Recompute::Nothing), 34.0 * 768.0 + 5.0 * 12.0 * 1024.0);
 }

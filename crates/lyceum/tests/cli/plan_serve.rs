@@ -47,6 +47,9 @@ fn a_trace_is_followed_and_its_faults_are_named() {
     )
     .unwrap();
     fails(serve(&arguments), 1, &["line 2", "`arrival` is 2.5", path]);
+    let gap = "{\"arrival\": 3, \"prompt\": 5, \"output\": 3}\n{\"arrival\": 800000, \"prompt\": 7, \"output\": 4}\n";
+    std::fs::write(path, gap).unwrap();
+    fails(serve(&arguments), 1, &["line 2", "`arrival`", "gap", path]);
     std::fs::write(path, "{\"arrival\": 3, \"prompt\": 5}\n").unwrap();
     fails(serve(&arguments), 1, &["line 1", "output"]);
     fails(serve(&["--hardware", "h100:1", "--traffic", "/no/such.jsonl"]), 1, &["cannot read /no/such.jsonl"]);
@@ -92,4 +95,23 @@ fn a_fleet_shuts_what_nobody_needs() {
     assert!(stdout(run(&[])).contains("Saved"));
     std::fs::write(&path, format!("{head}{}", cluster("east", "rent = 1"))).unwrap();
     fails(run(&[]), 1, &["rent"]);
+    for (wrong, named) in
+        [("price = -1", "`price` is -1"), ("saved = -2", "`saved` is -2"), ("network = nan", "`network` is NaN")]
+    {
+        std::fs::write(&path, format!("{head}{}", cluster("east", wrong))).unwrap();
+        fails(run(&[]), 2, &[named]);
+    }
+    std::fs::write(&path, format!("{head}{}", cluster("east", "")).replace("h100:1", "h1000:1")).unwrap();
+    fails(run(&[]), 2, &["h1000", "known are"]);
+    std::fs::write(&path, format!("{}{}", head.replace("peak = 300", "peak = -3"), cluster("east", ""))).unwrap();
+    fails(run(&[]), 1, &["regions.peak is -3"]);
+}
+
+#[test]
+fn the_fleet_of_the_repository_is_one() {
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let arguments = args!["plan", "serve", recipes.join("gpt4.toml"), "--fleet", recipes.join("fleet.toml"), "--json"];
+    let day = json(lyceum().args(arguments).output().unwrap());
+    assert_eq!(day["capacities"].as_array().unwrap().len(), 3);
+    assert!(day["planned"].as_f64().unwrap() < day["always_on"].as_f64().unwrap());
 }

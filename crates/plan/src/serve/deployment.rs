@@ -24,6 +24,8 @@ pub struct Deployment {
     pub kv_split: KvSplit,
     /// Whether communication hides behind the other half of a step.
     pub overlap: bool,
+    /// Whether tensor ranks divide matrices both ways.
+    pub plane: bool,
     /// Weights in memory.
     pub weights: Precision,
     /// Products; that of the weights (16 bits for 4-bit ones) if not given.
@@ -47,6 +49,7 @@ impl Default for Deployment {
             first_layers: None,
             kv_split: KvSplit::Heads,
             overlap: false,
+            plane: false,
             weights: Precision::Bf16,
             arithmetic: None,
             cache: Precision::Bf16,
@@ -80,6 +83,7 @@ impl Deployment {
             first_layers: self.first_layers,
             kv: self.kv_split,
             overlap: self.overlap,
+            plane: self.plane,
         }
     }
 

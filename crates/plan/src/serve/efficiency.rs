@@ -24,6 +24,9 @@ pub struct Efficiency {
     pub expert_layer_seconds: f64,
     /// Seconds that a step takes on each stage beside its layers: scheduling, sampling.
     pub step_seconds: f64,
+    /// Seconds that a request takes beside its steps, to the first token: reading it, making tokens of its text, handing it on.
+    #[serde(default)]
+    pub request_seconds: f64,
 }
 
 /// Efficiencies that make no sense.
@@ -58,6 +61,7 @@ impl Default for Efficiency {
             layer_seconds: 15e-6,
             expert_layer_seconds: 150e-6,
             step_seconds: 1e-3,
+            request_seconds: 0.05,
         }
     }
 }
@@ -75,6 +79,7 @@ impl Efficiency {
         layer_seconds: 0.0,
         expert_layer_seconds: 0.0,
         step_seconds: 0.0,
+        request_seconds: 0.0,
     };
 
     /// The constants that ship with the program for the device of this id; [`Efficiency::default`] where there are none.
@@ -105,6 +110,7 @@ impl Efficiency {
             ("layer_seconds", self.layer_seconds),
             ("expert_layer_seconds", self.expert_layer_seconds),
             ("step_seconds", self.step_seconds),
+            ("request_seconds", self.request_seconds),
         ];
         let wrong = |field, value, allowed| EfficiencyError::Value { of: of.into(), field, value, allowed };
         for (field, value) in shares {

@@ -29,8 +29,10 @@ pub struct Layout {
     pub first_layers: Option<usize>,
     /// How the cache is divided.
     pub kv: KvSplit,
-    /// Two halves of a step take turns: one computes while the other's rows travel.
+    /// Two halves of a step take turns: one computes while the other's rows travel. Each reads its own weights.
     pub overlap: bool,
+    /// Tensor ranks form a plane that divides matrices both ways, inputs and outputs (two-dimensional weight-stationary, Pope 2022).
+    pub plane: bool,
 }
 
 /// What numbers are stored and multiplied in.
@@ -114,8 +116,15 @@ pub const MEMORY_SHARE: f64 = 0.92;
 
 impl Layout {
     /// Everything on one device.
-    pub const ONE: Self =
-        Self { tensor: 1, pipeline: 1, expert: 1, first_layers: None, kv: KvSplit::Heads, overlap: false };
+    pub const ONE: Self = Self {
+        tensor: 1,
+        pipeline: 1,
+        expert: 1,
+        first_layers: None,
+        kv: KvSplit::Heads,
+        overlap: false,
+        plane: false,
+    };
 
     /// Devices of one copy.
     pub fn devices(&self) -> usize {

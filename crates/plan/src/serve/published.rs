@@ -10,6 +10,7 @@ use super::shape::{LayerShape, Shape};
 use super::simulate::{Load, SimulationError, simulate};
 use super::traffic::{Lengths, users};
 use crate::hardware::{Catalogue, HardwareError, Precision};
+use crate::latent::Latent;
 use crate::profile::{Profile, ProfileError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -99,6 +100,8 @@ struct Run {
     #[serde(default)]
     overlap: bool,
     #[serde(default)]
+    plane: bool,
+    #[serde(default)]
     kv_split: KvSplit,
     weights: Precision,
     arithmetic: Option<Precision>,
@@ -156,17 +159,6 @@ struct Model {
     parallel_block: bool,
 }
 
-/// Multi-head latent attention: ranks of the compressed queries, keys and values, and widths of a head.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Latent {
-    q: f64,
-    kv: f64,
-    nope: f64,
-    rope: f64,
-    value: f64,
-}
-
 /// Predicts every published run.
 ///
 /// # Errors
@@ -187,6 +179,7 @@ impl Run {
             tensor: self.tensor,
             expert: self.expert,
             overlap: self.overlap,
+            plane: self.plane,
             kv_split: self.kv_split,
             weights: self.weights,
             arithmetic: self.arithmetic,
@@ -260,14 +253,10 @@ impl Model {
         let network = |wide: f64| self.matrices * hidden * wide;
         let kv_heads = self.kv_heads.unwrap_or(1);
         let (attention, kv, pair_flops, decode_pair_flops) = match &self.latent {
-            Some(l) => {
-                let projections = hidden * l.q
-                    + l.q * heads * (l.nope + l.rope)
-                    + hidden * (l.kv + l.rope)
-                    + l.kv * heads * (l.nope + l.value)
-                    + heads * l.value * hidden;
-                let absorbed = 2.0 * heads * (2.0 * l.kv + l.rope);
-                (projections, l.kv + l.rope, 2.0 * heads * (l.nope + l.rope + l.value), Some(absorbed))
+            Some(latent) => {
+                let elements = latent.elements(self.hidden as usize, self.heads) as f64;
+                let absorbed = latent.absorbed_pair_flops(self.heads) as f64;
+                (elements, latent.cached() as f64, latent.pair_flops(self.heads) as f64, Some(absorbed))
             }
             None => {
                 let width = self.head_dim.unwrap_or(hidden / heads);

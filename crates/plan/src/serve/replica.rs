@@ -159,7 +159,7 @@ impl<'a> Replica<'a> {
         self.scheduler.totals()
     }
 
-    /// Takes a request at time `now`, which must not be before any event that was run; `arrival.at` is when its user sent it.
+    /// Takes a request at time `now`, which must not be before any event that was run; `arrival.at` is when a runtime that loses no time has it.
     ///
     /// # Errors
     /// A request that can never be served.
@@ -172,7 +172,8 @@ impl<'a> Replica<'a> {
         }
         self.live[id.slot()] = Live {
             number,
-            arrival: arrival.at,
+            // The scheduler sees it some time after its user sent it.
+            arrival: arrival.at - self.service.roofline.efficiency().request_seconds,
             first: None,
             last: arrival.at,
             prompt: arrival.prompt,

@@ -224,6 +224,11 @@ impl Roofline {
         &self.device
     }
 
+    /// What the devices reach.
+    pub fn efficiency(&self) -> Efficiency {
+        self.efficiency
+    }
+
     /// FLOP per second of all devices together, as the data sheet states it.
     pub fn peak(&self) -> f64 {
         self.device.peak(self.formats.arithmetic) * self.layout.devices() as f64
@@ -281,10 +286,14 @@ impl Roofline {
         (price.flops / arithmetic, price.bytes / (self.read_rate() * devices))
     }
 
-    /// Seconds of a product on one device: `flops` and bytes of `elements` weights.
-    fn product(&self, flops: f64, elements: f64) -> f64 {
+    /// Seconds of `count` products of `rows` rows each on one device, with matrices of `elements`: a device whose instructions take whole tiles of rows
+    /// multiplies by full ones.
+    fn product(&self, count: f64, rows: f64, elements: f64) -> f64 {
+        let tile = self.device.tile_rows.as_ref().map_or(0.0, |rows| rows.value);
+        let rows = if tile > 0.0 { (rows / tile).ceil() * tile } else { rows };
+        let flops = 2.0 * count * rows * elements;
         let arithmetic = flops / (self.device.peak(self.formats.arithmetic) * self.efficiency.compute);
-        arithmetic.max(elements * self.formats.weights.bytes() / self.read_rate())
+        arithmetic.max(count * elements * self.formats.weights.bytes() / self.read_rate())
     }
 
     /// Bytes per second that a device reads in long products.
@@ -294,15 +303,19 @@ impl Roofline {
 
     fn layer(&self, layer: &LayerShape, work: &Work, attended: &Attended) -> LayerPrice {
         let (tensor, expert) = (self.layout.tensor as f64, self.layout.expert as f64);
-        let rows = work.rows / expert;
-        let touched = layer.experts_touched(work.rows);
-        let visits = work.rows * layer.top_k as f64;
-        let mut matrices = self.product(2.0 * rows * layer.shared / tensor, layer.shared / tensor);
-        if layer.experts > 0 {
-            let (visits, touched) = (visits / expert, touched / expert);
-            matrices += self.product(2.0 * visits * layer.expert / tensor, touched * layer.expert / tensor);
+        // Where halves of a step take turns, each reads its weights and is launched for itself.
+        let turns = if self.layout.overlap { 2.0 } else { 1.0 };
+        let rows = work.rows / expert / turns;
+        let touched = layer.experts_touched(work.rows / turns) / expert;
+        let visits = rows * layer.top_k as f64;
+        let mut matrices = self.product(1.0, rows, layer.shared / tensor);
+        if touched > 0.0 {
+            matrices += self.product(touched, visits / touched, layer.expert / tensor);
         }
-        matrices += rows * self.shape.hidden * SMALL_TRAFFIC / self.read_rate();
+        // Divided both ways, matrices leave nothing whole between them.
+        let whole = if self.layout.plane { rows / tensor } else { rows };
+        matrices += whole * self.shape.hidden * SMALL_TRAFFIC / self.read_rate();
+        matrices *= turns;
 
         let prompt = attended.prompt_pairs * layer.pair_flops;
         let decode = attended.decode_pairs * layer.decode_pair_flops.unwrap_or(layer.pair_flops);
@@ -311,15 +324,15 @@ impl Roofline {
             (prompt + decode) / (tensor * expert) / (self.device.peak(Precision::Bf16) * self.efficiency.attention);
         let attention = arithmetic.max(cache / self.layout.kv_split(layer) / self.read_rate());
 
-        let communication = self.communication(layer, rows);
+        let communication = turns * self.communication(layer, rows);
         let busy = matrices + attention;
         let exposed = if self.layout.overlap { (communication - busy).max(0.0) } else { communication };
         let routing = if layer.experts > 0 { self.efficiency.expert_layer_seconds } else { 0.0 };
-        let fixed = self.efficiency.layer_seconds + routing;
+        let fixed = turns * (self.efficiency.layer_seconds + routing);
         LayerPrice {
             parts: Parts { matrices, attention, communication: exposed, fixed },
-            flops: 2.0 * (work.rows * layer.shared + visits * layer.expert) + prompt + decode,
-            bytes: (layer.shared * expert + touched * layer.expert) * self.formats.weights.bytes()
+            flops: 2.0 * work.rows * layer.active() + prompt + decode,
+            bytes: turns * expert * (layer.shared + touched * layer.expert) * self.formats.weights.bytes()
                 + cache * (tensor * expert) / self.layout.kv_split(layer),
         }
     }
@@ -330,9 +343,14 @@ impl Roofline {
         let activations = rows * self.shape.hidden * Precision::Bf16.bytes();
         let mut seconds = 0.0;
         if tensor > 1.0 {
-            // A ring sends (and receives) all but its own part twice.
             let (bandwidth, latency) = self.link(self.layout.tensor);
-            let each = 2.0 * (tensor - 1.0) / tensor * activations / bandwidth + latency;
+            let each = match self.layout.plane {
+                // A ring sends (and receives) all but its own part twice.
+                false => 2.0 * (tensor - 1.0) / tensor * activations / bandwidth + latency,
+                // Four exchanges along the sides of the plane, of a network four times as wide as the residual stream (Pope 2022, section 3.2.2), each from
+                // chip to chip.
+                true => 8.0 / tensor.sqrt() * activations / bandwidth + 2.0 * latency + 4.0 * self.hops(tensor.sqrt()),
+            };
             seconds += layer.reductions as f64 * each;
             if self.layout.kv == super::layout::KvSplit::Batch {
                 // Queries there, outputs back: each rank sends all but its own part of its share.
@@ -367,13 +385,18 @@ impl Roofline {
         (link.bandwidth.value * self.efficiency.link, link.latency.value + self.efficiency.collective_seconds)
     }
 
+    /// Seconds in which the first byte passes a ring of so many devices, one after the other.
+    fn hops(&self, ring: f64) -> f64 {
+        (ring - 1.0) * self.device.intra_node.latency.value
+    }
+
     fn head(&self, outputs: f64) -> LayerPrice {
         if outputs == 0.0 {
             return LayerPrice::default();
         }
         let (tensor, expert) = (self.layout.tensor as f64, self.layout.expert as f64);
         let elements = self.shape.head;
-        let matrices = self.product(2.0 * outputs / expert * elements / tensor, elements / tensor);
+        let matrices = self.product(1.0, outputs / expert, elements / tensor);
         LayerPrice {
             parts: Parts { matrices, ..Parts::default() },
             flops: 2.0 * outputs * elements,

@@ -4,6 +4,7 @@ use super::replica::{Measured, Replica};
 use super::service::Service;
 use super::traffic::Arrival;
 use batch::{ConfigError, Refusal, Totals};
+use std::collections::VecDeque;
 use thiserror::Error;
 
 /// Requests and when they come.
@@ -11,7 +12,7 @@ use thiserror::Error;
 pub enum Load {
     /// Each at its time.
     Open(Vec<Arrival>),
-    /// So many at once; the next as soon as one ends.
+    /// So many users; each asks again as soon as it is answered.
     Closed {
         /// Users who ask.
         users: usize,
@@ -60,20 +61,22 @@ pub fn simulate(services: &[&Service], weights: &[f64], load: &Load, seed: u64) 
     if replicas.is_empty() {
         return Err(SimulationError::Nobody);
     }
-    let (requests, users) = match load {
-        Load::Open(requests) => (requests, usize::MAX),
-        Load::Closed { users, requests } => (requests, *users),
+    // In a closed load, when the next request of each user who waits for nothing comes to the scheduler; none else waits for anybody.
+    let overhead = |which: usize| services[which].roofline.efficiency().request_seconds;
+    let (requests, mut ready) = match load {
+        Load::Open(requests) => (requests, VecDeque::new()),
+        Load::Closed { users, requests } => (requests, std::iter::repeat_n(overhead(0), *users).collect()),
     };
-    let (mut next, mut alive, mut now) = (0, 0, 0.0f64);
+    let (mut next, mut now) = (0, 0.0f64);
     loop {
         let (at, which) = replicas.iter().enumerate().fold((f64::INFINITY, 0), |(at, which), (i, replica)| {
             let event = replica.next_event();
             if event < at { (event, i) } else { (at, which) }
         });
-        let arrival = requests.get(next).filter(|_| alive < users);
+        let arrival = requests.get(next);
         let arrives = match load {
             Load::Open(_) => arrival.map(|arrival| arrival.at),
-            Load::Closed { .. } => arrival.map(|_| now),
+            Load::Closed { .. } => arrival.and(ready.front().copied()),
         };
         match (arrival, arrives) {
             (Some(arrival), Some(time)) if time <= at => {
@@ -84,11 +87,14 @@ pub fn simulate(services: &[&Service], weights: &[f64], load: &Load, seed: u64) 
                     .submit(&arrival, next as u64, time)
                     .map_err(|refusal| SimulationError::Refused { number: next, refusal })?;
                 next += 1;
-                alive += 1;
+                ready.pop_front();
             }
             _ if at.is_finite() => {
                 now = at;
-                alive -= replicas[which].advance();
+                for _ in 0..replicas[which].advance() {
+                    let comes = now + overhead(which);
+                    ready.insert(ready.partition_point(|time| *time <= comes), comes);
+                }
             }
             _ => break,
         }

@@ -18,12 +18,24 @@ pub struct Efficiency {
     pub links: f64,
     /// Of the exchanges of tensor and expert parallelism, what runs beside computation.
     pub overlap: f64,
+    /// Seconds that a layer takes beside what it computes, forward: launches. Backward it is twice as long.
+    pub layer_seconds: f64,
+    /// The same that a layer takes in addition if it has experts: routing, sorting, waiting for counts.
+    pub expert_layer_seconds: f64,
 }
 
 impl Default for Efficiency {
     /// What well-made kernels reach on a device that nobody has fitted.
     fn default() -> Self {
-        Self { products: 0.7, attention: 0.45, bandwidth: 0.8, links: 0.7, overlap: 0.0 }
+        Self {
+            products: 0.7,
+            attention: 0.45,
+            bandwidth: 0.8,
+            links: 0.8,
+            overlap: 0.0,
+            layer_seconds: 15e-6,
+            expert_layer_seconds: 150e-6,
+        }
     }
 }
 
@@ -81,9 +93,13 @@ impl Efficiency {
         if let Some((field, value)) = rates.into_iter().find(|(_, share)| !(*share > 0.0 && *share <= 1.0)) {
             return Err(wrong(field, value, "allowed is above 0 to 1"));
         }
-        match self.overlap {
-            overlap if (0.0..=1.0).contains(&overlap) => Ok(()),
-            overlap => Err(wrong("overlap", overlap, "allowed is 0 to 1")),
+        if !(0.0..=1.0).contains(&self.overlap) {
+            return Err(wrong("overlap", self.overlap, "allowed is 0 to 1"));
+        }
+        let seconds = [("layer_seconds", self.layer_seconds), ("expert_layer_seconds", self.expert_layer_seconds)];
+        match seconds.into_iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {
+            Some((field, value)) => Err(wrong(field, value, "allowed is 0 to 1 second")),
+            None => Ok(()),
         }
     }
 }

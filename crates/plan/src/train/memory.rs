@@ -1,6 +1,7 @@
 //! How much does a device hold while it trains?
 
 use crate::layout::{Job, Layout};
+use crate::practice::Recompute;
 use mesh::schedule::Schedule;
 use serde::Serialize;
 use spec::{Ffn, Layer};
@@ -48,19 +49,33 @@ impl Memory {
 
     fn state(job: &Job, layout: &Layout, stage: usize) -> Self {
         let part = layout.part(job, stage);
-        let held = job.table.held(&job.config, &part);
-        let total = held.total() as f64;
-        let over = |copies: usize| if layout.recipe.zero { copies as f64 } else { 1.0 };
-        let optimiser =
-            held.shared as f64 / over(layout.data) + held.experts as f64 / over(layout.data / layout.recipe.expert);
+        let held = job.held(&part);
+        // Ranks that hold the same divide what is not computed with.
+        let shares = [(held.shared, layout.data), (held.experts, layout.data / layout.recipe.expert)];
+        let divided = shares.map(|(held, copies)| held as f64 / copies as f64).iter().sum::<f64>();
+        let (whole, sharded) = (held.total() as f64, layout.recipe.sharded);
+        let over = |is_divided: bool| if is_divided { divided } else { whole };
+        // Fully sharded, weights are kept with the optimiser, and whole for the layers that are computed with: this one, the next, and what is outside.
+        let at_hand = if sharded { job.bytes.weight * gathered(job, layout, stage) } else { 0.0 };
+        let kept = if sharded { 0.0 } else { whole * job.bytes.weight };
         Self {
-            weights: total * job.bytes.weight,
-            gradients: total * job.bytes.gradient,
-            optimiser: optimiser * job.bytes.optimiser,
+            weights: kept + at_hand,
+            gradients: over(sharded) * job.bytes.gradient,
+            optimiser: over(layout.recipe.zero || sharded) * job.bytes.optimiser,
             activations: 0.0,
             buffers: RESERVE,
         }
     }
+}
+
+/// Elements that are whole on a device while the rest is sharded: two layers, embedding and head.
+fn gathered(job: &Job, layout: &Layout, stage: usize) -> f64 {
+    let layers = layout.part(job, stage).layers.into_iter().flatten();
+    let of_layer = |index: usize| job.layer_elements(&job.config.layers[index], layout.recipe.expert);
+    let largest = layers.map(of_layer).fold(0.0, f64::max);
+    let ends = usize::from(stage == 0) + usize::from(stage + 1 == layout.recipe.pipeline && !job.config.tie_embeddings);
+    let outside = (ends * job.config.vocab_size * job.config.hidden_size) as f64;
+    (2.0 * largest + outside) / layout.recipe.tensor as f64
 }
 
 fn fullest(layout: &Layout, of_stage: impl Fn(usize) -> Memory) -> Memory {
@@ -75,40 +90,88 @@ fn activations(job: &Job, layout: &Layout, schedule: &Schedule, stage: usize) ->
     let tensor = layout.recipe.tensor as f64;
     let layers = |chunk| layout.chunk(job, stage, chunk);
     let of_layer = |index: usize| layer_bytes(job, layout, &config.layers[index]);
+    let residual = config.hidden_size as f64 * job.bytes.weight / sequence(job, layout);
     let kept_of = |index: usize| match layout.recompute {
-        true => config.hidden_size as f64 * job.bytes.weight / tensor,
-        false => of_layer(index),
+        Recompute::Layers => residual,
+        Recompute::Alternate => residual + alternate_bytes(job, layout, &config.layers[index]),
+        Recompute::Nothing | Recompute::Scores => of_layer(index),
     };
     // Chunks in flight are counted alike: the largest stands for all.
     let chunk = |chunk| layers(chunk).map(kept_of).sum::<f64>();
     let largest = (0..layout.recipe.interleave).map(chunk).fold(0.0, f64::max);
     let working = (0..layout.recipe.interleave).flat_map(layers).map(of_layer).fold(0.0, f64::max);
-    let working = if layout.recompute { working } else { 0.0 };
-    // Logits as computed, and in f32 with their gradient in place.
+    let again = matches!(layout.recompute, Recompute::Layers | Recompute::Alternate);
+    let working = if again { working } else { 0.0 };
     let last = stage + 1 == layout.recipe.pipeline;
-    let logits = if last { config.vocab_size as f64 / tensor * (job.bytes.weight + 4.0) } else { 0.0 };
+    let logits = if last { (config.vocab_size * job.practice.logit_bytes) as f64 / tensor } else { 0.0 };
     tokens * (schedule.in_flight(stage) as f64 * largest + working + logits)
 }
 
+/// What the residual stream is divided by.
+fn sequence(job: &Job, layout: &Layout) -> f64 {
+    if job.practice.sequence { layout.recipe.tensor as f64 } else { 1.0 }
+}
+
+/// Widths, over tensor ranks, of queries, of keys with values, of attention's output and of what lies compressed before them.
+fn attention_widths(job: &Job, layout: &Layout) -> [f64; 4] {
+    let (config, tensor) = (&job.config, layout.recipe.tensor as f64);
+    match &job.latent {
+        Some(latent) => {
+            let heads = config.heads as f64 / tensor;
+            let [score, value] = [latent.score(), latent.value].map(|width| heads * width as f64);
+            [score, score + value, value, (latent.q + latent.cached()) as f64]
+        }
+        None => {
+            let query = config.q_size() as f64 / tensor;
+            [query, 2.0 * config.kv_size() as f64 / tensor.min(config.kv_heads as f64), query, 0.0]
+        }
+    }
+}
+
 /// Bytes of activations of one token that the gradients of a layer need, on each rank of a tensor-parallel group: what spans the residual stream is
-/// divided along the sequence (Korthikanti 2022), and attention keeps no scores (Dao 2022).
+/// divided along the sequence if the trainer does so (Korthikanti 2022), and attention keeps no scores if it is written so (Dao 2022).
 pub fn layer_bytes(job: &Job, layout: &Layout, layer: &Layer) -> f64 {
-    let config = &job.config;
+    let (config, practice) = (&job.config, &job.practice);
     let tensor = layout.recipe.tensor as f64;
-    let hidden = config.hidden_size as f64;
-    let keys = config.kv_size() as f64 / (layout.recipe.tensor.min(config.kv_heads)) as f64;
-    // Input and output of the norm; Q, attention's output, K and V.
-    let attention = 2.0 * hidden / tensor + 2.0 * config.q_size() as f64 / tensor + 2.0 * keys;
-    let statistics = 4.0 * config.heads as f64 / tensor;
-    // Gate, up and their product.
+    let hidden = config.hidden_size as f64 / sequence(job, layout);
+    // Inputs and outputs of both norms; gate, up and their product.
+    let residual = 4.0 * hidden;
+    let attention: f64 = attention_widths(job, layout).iter().sum();
     let network = |size: usize| 3.0 * size as f64 / tensor;
     let ffn = match &layer.ffn {
         Ffn::Dense(dense) => network(dense.ffn_size),
         Ffn::Experts(experts) => {
             // Rows sent to experts and what comes back from them.
-            let rows = 2.0 * hidden / tensor + network(experts.expert.ffn_size);
+            let rows = 2.0 * hidden + network(experts.expert.ffn_size);
             experts.top_k as f64 * rows + experts.shared.as_ref().map_or(0.0, |shared| network(shared.ffn_size))
         }
     };
-    (attention + 2.0 * hidden / tensor + ffn) * job.bytes.weight + statistics
+    let masks = if practice.dropout { 2.0 * hidden } else { 0.0 };
+    (residual + attention + ffn) * job.bytes.weight + masks + score_bytes(job, layout)
+}
+
+/// The same of attention's scores: none but the softmax's sum, or softmax and what is left of it after dropout, with its mask.
+fn score_bytes(job: &Job, layout: &Layout) -> f64 {
+    let heads = job.config.heads as f64 / layout.recipe.tensor as f64;
+    if job.practice.flash || layout.recompute == Recompute::Scores {
+        return if job.practice.flash { 4.0 * heads } else { 0.0 };
+    }
+    let dropped = if job.practice.dropout { job.bytes.weight + 1.0 } else { 0.0 };
+    heads * job.context as f64 * (job.bytes.weight + dropped)
+}
+
+/// Bytes of one token that are kept if every second product is computed again: what the others give (queries, keys and values counted as half), and attention.
+fn alternate_bytes(job: &Job, layout: &Layout, layer: &Layer) -> f64 {
+    let tensor = layout.recipe.tensor as f64;
+    let [query, keys, output, _] = attention_widths(job, layout);
+    let hidden = job.config.hidden_size as f64 / sequence(job, layout);
+    let network = |size: usize| size as f64 / tensor;
+    let ffn = match &layer.ffn {
+        Ffn::Dense(dense) => network(dense.ffn_size) + hidden,
+        Ffn::Experts(experts) => {
+            experts.top_k as f64 * (network(experts.expert.ffn_size) + hidden)
+                + experts.shared.as_ref().map_or(0.0, |shared| network(shared.ffn_size) + hidden)
+        }
+    };
+    (query + keys / 2.0 + output + ffn) * job.bytes.weight + 4.0 * job.config.heads as f64 / tensor
 }

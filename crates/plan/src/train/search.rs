@@ -2,6 +2,7 @@
 
 use super::{Memory, Request, Step, Timing, TrainError};
 use crate::layout::{Job, Layout};
+use crate::practice::Recompute;
 use serde::Serialize;
 use spec::recipe::{LayoutRecipe, PipelineSchedule};
 
@@ -49,7 +50,7 @@ pub fn search(job: &Job, request: &Request, tokens: u64) -> Result<Vec<Candidate
             continue;
         }
         let Ok(schedule) = layout.schedule(micro_batches) else { continue };
-        for layout in [Layout { recompute: false, ..layout }, layout] {
+        for layout in [Layout { recompute: Recompute::Nothing, ..layout }, layout] {
             let memory = Memory::worst(job, &layout, &schedule);
             if let Some(over) = over(memory) {
                 lacks(over, layout);
@@ -84,7 +85,8 @@ fn layouts(job: &Job, request: &Request) -> Vec<Layout> {
         for pipeline in divisors(layers).filter(|stages| *stages <= MOST_STAGES && tensor * stages <= cluster.devices) {
             for expert in divisors(experts) {
                 for (schedule, interleave) in schedules(pipeline, layers / pipeline) {
-                    let recipe = LayoutRecipe { tensor, pipeline, expert, schedule, interleave, zero: true };
+                    let recipe =
+                        LayoutRecipe { tensor, pipeline, expert, schedule, interleave, zero: true, sharded: false };
                     for micro_batch in MICRO_BATCHES {
                         all.extend(Layout::new(job, cluster, recipe, micro_batch, true).ok());
                     }

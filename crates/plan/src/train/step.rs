@@ -1,13 +1,12 @@
 //! How long is a step? Every part of it, from the peak of the devices down to what is left.
 
 use super::efficiency::Efficiency;
-use super::memory::layer_bytes;
-use crate::hardware::{Cluster, Precision};
-use crate::layout::{Job, Layout, LayoutError, StateBytes};
+use super::layer::{Kernels, Work};
+use crate::hardware::Cluster;
+use crate::layout::{Job, Layout, LayoutError};
 use crate::link::Group;
 use mesh::schedule::{Costs, Schedule, Timeline};
 use serde::Serialize;
-use spec::{Ffn, Layer};
 
 /// Seconds of one step, part by part; the parts add up to [`Step::seconds`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -60,33 +59,6 @@ pub struct Timing<'a> {
     efficiency: Efficiency,
 }
 
-/// Seconds of one micro-batch in some layers.
-#[derive(Clone, Copy, Debug, Default)]
-struct Work {
-    forward: f64,
-    backward_input: f64,
-    backward_weight: f64,
-    recomputed: f64,
-    /// Exchanges of the forward pass; the backward pass has as many.
-    exchanged: f64,
-}
-
-impl Work {
-    fn add(self, other: Self) -> Self {
-        Self {
-            forward: self.forward + other.forward,
-            backward_input: self.backward_input + other.backward_input,
-            backward_weight: self.backward_weight + other.backward_weight,
-            recomputed: self.recomputed + other.recomputed,
-            exchanged: self.exchanged + other.exchanged,
-        }
-    }
-
-    fn computed(self) -> f64 {
-        self.forward + self.backward_input + self.backward_weight
-    }
-}
-
 impl<'a> Timing<'a> {
     /// Of a job in a layout on a cluster.
     pub fn new(job: &'a Job, cluster: &'a Cluster, layout: &'a Layout, efficiency: Efficiency) -> Self {
@@ -111,13 +83,9 @@ impl<'a> Timing<'a> {
         let (stages, chunks) = (self.layout.recipe.pipeline, self.layout.recipe.interleave);
         let work: Vec<_> =
             (0..chunks).flat_map(|c| (0..stages).map(move |s| (s, c))).map(|(s, c)| self.chunk(s, c)).collect();
-        let exposed = 1.0 - self.efficiency.overlap;
         let costs = Costs {
-            forward: work.iter().map(|w| w.forward + exposed * w.exchanged).collect(),
-            backward_input: work
-                .iter()
-                .map(|w| w.backward_input + w.recomputed + exposed * w.exchanged * self.backward_exchanges())
-                .collect(),
+            forward: work.iter().map(|w| w.forward + w.exchanged).collect(),
+            backward_input: work.iter().map(|w| w.backward_input + w.recomputed + w.exchanged_back).collect(),
             backward_weight: work.iter().map(|w| w.backward_weight).collect(),
             hop: self.hop(),
         };
@@ -130,7 +98,7 @@ impl<'a> Timing<'a> {
         let each = |seconds: f64| seconds * mean / stages as f64;
         let computed = each(all.computed());
         let recomputation = each(all.recomputed);
-        let communication = each(exposed * all.exchanged * (1.0 + self.backward_exchanges()));
+        let communication = each(all.exchanged + all.exchanged_back);
         let flops = self.job.flops.training() as f64 * tokens as f64;
         let peak = flops / (self.layout.devices() as f64 * self.peak());
         let (exchange, optimiser) = self.update(&costs);
@@ -150,13 +118,7 @@ impl<'a> Timing<'a> {
 
     /// FLOP per second of a device at its peak.
     pub fn peak(&self) -> f64 {
-        let precision = if self.job.bytes == StateBytes::F32 { Precision::F32 } else { Precision::Bf16 };
-        self.cluster.accelerator.peak(precision)
-    }
-
-    /// How often the backward pass exchanges what the forward pass does: once, and once more for what is computed again.
-    fn backward_exchanges(&self) -> f64 {
-        if self.layout.recompute { 2.0 } else { 1.0 }
+        self.cluster.accelerator.peak(self.job.precision)
     }
 
     fn hop(&self) -> f64 {
@@ -164,77 +126,32 @@ impl<'a> Timing<'a> {
             return 0.0;
         }
         let stride = self.layout.recipe.tensor * self.layout.data;
-        let bytes = self.residual_bytes() / self.layout.recipe.tensor as f64;
+        let bytes = self.kernels().residual_bytes() / self.layout.recipe.tensor as f64;
         Group::new(&self.cluster.accelerator, 2, stride, self.efficiency.links).send(bytes)
     }
 
-    /// Bytes of the residual stream of a micro-batch.
-    fn residual_bytes(&self) -> f64 {
-        self.layout.micro_batch_tokens(self.job) * self.job.config.hidden_size as f64 * self.job.bytes.weight
-    }
-
-    fn chunk(&self, stage: usize, chunk: usize) -> Work {
-        let layers = &self.job.config.layers[self.layout.chunk(self.job, stage, chunk)];
-        let work = layers.iter().map(|layer| self.layer(layer)).fold(Work::default(), Work::add);
-        let is_last = stage + 1 == self.layout.recipe.pipeline && chunk + 1 == self.layout.recipe.interleave;
-        if is_last { work.add(self.head()) } else { work }
-    }
-
-    fn head(&self) -> Work {
-        let tokens = self.layout.micro_batch_tokens(self.job) / self.layout.recipe.tensor as f64;
-        let seconds = self.job.flops.head as f64 * tokens / (self.peak() * self.efficiency.products);
-        Work { forward: seconds, backward_input: seconds, backward_weight: seconds, ..Work::default() }
-    }
-
-    fn layer(&self, layer: &Layer) -> Work {
-        let (config, accelerator) = (&self.job.config, &self.cluster.accelerator);
-        let tensor = self.layout.recipe.tensor;
-        let tokens = self.layout.micro_batch_tokens(self.job);
-        let one = spec::DecoderConfig { layers: vec![layer.clone()], ..config.clone() };
-        let flops = one.token_flops(self.job.context);
-        let seconds = |flops: u64, share: f64| flops as f64 * tokens / tensor as f64 / (self.peak() * share);
-        let products = seconds(flops.layers, self.efficiency.products);
-        let attention = seconds(flops.attention, self.efficiency.attention);
-        // What lies between products is written once and read once; so are the weights, and their gradients read and written.
-        let rate = accelerator.bandwidth.value * self.efficiency.bandwidth;
-        let weights = self.weights(&one) * self.job.bytes.weight / rate;
-        let gradients = 2.0 * self.weights(&one) * self.job.bytes.gradient / rate;
-        let moving = 2.0 * tokens * layer_bytes(self.job, self.layout, layer) / rate + weights;
-        let forward = products + attention + moving;
-        // Gradients of attention compute its scores again: five products for two.
-        let backward_input = products + 2.5 * attention + moving;
-        let sums = 2.0 * Group::new(accelerator, tensor, 1, self.efficiency.links).all_reduce(self.residual_bytes());
-        Work {
-            forward,
-            backward_input,
-            backward_weight: products + gradients,
-            recomputed: if self.layout.recompute { forward } else { 0.0 },
-            exchanged: sums + self.routing(layer),
+    fn kernels(&self) -> Kernels<'_> {
+        Kernels {
+            job: self.job,
+            layout: self.layout,
+            accelerator: &self.cluster.accelerator,
+            efficiency: self.efficiency,
         }
     }
 
-    /// Elements of a layer on one device; `one` is the decoder with that layer alone.
-    fn weights(&self, one: &spec::DecoderConfig) -> f64 {
-        let layer = &one.count_parameters().layers[0];
-        let experts = (one.experts(0) as u64 * layer.expert) as f64;
-        let shared = (layer.attention + layer.ffn) as f64 - experts;
-        (shared + experts / self.layout.recipe.expert as f64) / self.layout.recipe.tensor as f64
+    fn chunk(&self, stage: usize, chunk: usize) -> Work {
+        let kernels = self.kernels();
+        let layers = &self.job.config.layers[self.layout.chunk(self.job, stage, chunk)];
+        let work = layers.iter().map(|layer| kernels.layer(layer)).fold(Work::default(), Work::add);
+        let is_last = stage + 1 == self.layout.recipe.pipeline && chunk + 1 == self.layout.recipe.interleave;
+        if is_last { work.add(kernels.head()) } else { work }
     }
 
-    /// Seconds in which rows go to their experts and come back.
-    fn routing(&self, layer: &Layer) -> f64 {
-        let Ffn::Experts(experts) = &layer.ffn else { return 0.0 };
-        let tensor = self.layout.recipe.tensor;
-        let group = Group::new(&self.cluster.accelerator, self.layout.recipe.expert, tensor, self.efficiency.links);
-        2.0 * group.all_to_all(experts.top_k as f64 * self.residual_bytes() / tensor as f64)
-    }
-
-    /// Seconds of adding up gradients that no work hides, and of the optimiser, on the fullest stage. Gradients of all but the last micro-batch's backward pass, and
-    /// weights of the first forward pass, have to wait for nothing else.
+    /// Seconds of adding up gradients that no work hides, and of the optimiser, on the fullest stage. Gradients are exchanged behind the last
+    /// backward passes, weights behind the first forward passes.
     fn update(&self, costs: &Costs) -> (f64, f64) {
         let layout = self.layout;
-        let held = [0, layout.recipe.pipeline - 1]
-            .map(|stage| self.job.table.held(&self.job.config, &layout.part(self.job, stage)));
+        let held = [0, layout.recipe.pipeline - 1].map(|stage| self.job.held(&layout.part(self.job, stage)));
         let (shared, experts) =
             (held[0].shared.max(held[1].shared) as f64, held[0].experts.max(held[1].experts) as f64);
         let copies = layout.data / layout.recipe.expert;
@@ -243,14 +160,26 @@ impl<'a> Timing<'a> {
             let dense = group(layout.data, layout.recipe.tensor).reduce_scatter(shared * bytes);
             dense + group(copies, layout.recipe.tensor * layout.recipe.expert).reduce_scatter(experts * bytes)
         };
-        let longest = |costs: &[f64]| costs.iter().copied().fold(0.0, f64::max);
-        let backward = longest(&costs.backward_input) + longest(&costs.backward_weight);
-        let hidden = |seconds: f64, behind: f64| (seconds - behind).max(0.0);
-        let exposed = hidden(exchange(self.job.bytes.gradient), backward)
-            + hidden(exchange(self.job.bytes.weight), longest(&costs.forward));
+        // Of one micro-batch on the busiest stage, all of its chunks.
+        let stages = layout.recipe.pipeline;
+        let busiest = |costs: &[f64]| {
+            let stage = |stage: usize| costs.iter().skip(stage).step_by(stages).sum::<f64>();
+            (0..stages).map(stage).fold(0.0, f64::max)
+        };
+        // A chunk's gradients are done when the others still have theirs of a group of micro-batches to come; its weights are needed as late.
+        let (chunks, group) = (layout.recipe.interleave as f64, if layout.recipe.interleave > 1 { stages } else { 1 });
+        let left = |of_one: f64| of_one * (group as f64 * (chunks - 1.0) + 1.0) / chunks;
+        let backward = left(busiest(&costs.backward_input) + busiest(&costs.backward_weight));
+        let forward = left(busiest(&costs.forward));
+        let beside = if self.job.practice.gradient_overlap { 1.0 } else { 0.0 };
+        let hidden = |seconds: f64, behind: f64| (seconds - beside * behind).max(0.0);
+        let exchanged =
+            hidden(exchange(self.job.bytes.gradient), backward) + hidden(exchange(self.job.bytes.weight), forward);
+        // Fully sharded, both were exchanged layer by layer.
+        let exposed = if layout.recipe.sharded { 0.0 } else { exchanged };
         // Read gradients and state, write state and weights.
         let state = self.job.bytes.gradient + 2.0 * self.job.bytes.optimiser + self.job.bytes.weight;
-        let over = |count: usize| if layout.recipe.zero { count as f64 } else { 1.0 };
+        let over = |count: usize| if layout.recipe.zero || layout.recipe.sharded { count as f64 } else { 1.0 };
         let updated = shared / over(layout.data) + experts / over(copies);
         let rate = self.cluster.accelerator.bandwidth.value * self.efficiency.bandwidth;
         (exposed, updated * state / rate)

@@ -11,7 +11,7 @@ fn one_at_a_time_waits_as_pollaczek_and_khinchine_say() {
     let lengths = Lengths { prompt: 64, output: 8, spread: 0.0, ..LENGTHS };
     // Alone, a request takes this long: its first token after `first`, its last after `whole`.
     let alone = simulate(&[&service], &[], &Load::Closed { users: 1, requests: users(1, &lengths, 1) }, 1).unwrap();
-    let whole = alone.seconds;
+    let whole = alone.seconds - service.roofline.efficiency().request_seconds;
     let first = alone.measured[0].ttft.mean().unwrap();
     for load in [0.3, 0.6, 0.8] {
         let expected = load * whole / (2.0 * (1.0 - load));

@@ -40,6 +40,8 @@ pub struct LayoutRecipe {
     pub interleave: usize,
     /// Whether optimiser state is divided over the data-parallel ranks (ZeRO-1).
     pub zero: bool,
+    /// Whether weights and gradients are divided over them too (ZeRO-3, fully sharded).
+    pub sharded: bool,
 }
 
 impl Default for LayoutRecipe {
@@ -51,6 +53,7 @@ impl Default for LayoutRecipe {
             schedule: PipelineSchedule::OneForwardOneBackward,
             interleave: 1,
             zero: true,
+            sharded: false,
         }
     }
 }

@@ -86,6 +86,7 @@ impl Cluster {
             }
         };
         for (field, value) in [
+            ("price", price),
             ("network", self.network),
             ("lend", self.lend.unwrap_or(0.0)),
             ("saved", self.saved),

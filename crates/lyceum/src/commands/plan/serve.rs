@@ -80,6 +80,10 @@ pub struct Serve {
     #[arg(long, value_name = "heads|batch", default_value = "heads", value_parser = kv_split)]
     kv_split: KvSplit,
 
+    /// Divide matrices both ways, inputs and outputs, over the ranks of --tp (two-dimensional weight-stationary, Pope 2022)
+    #[arg(long)]
+    plane: bool,
+
     /// Communication of one half of a step hides behind the other half's computation
     #[arg(long)]
     overlap: bool,
@@ -176,6 +180,7 @@ impl Serve {
             expert: self.ep,
             first_layers: self.first_stage_layers,
             kv_split: self.kv_split,
+            plane: self.plane,
             overlap: self.overlap,
             weights: self.weights,
             arithmetic: self.arithmetic,
@@ -354,14 +359,15 @@ impl Planned<'_> {
             row(
                 "Efficiency",
                 format!(
-                    "{:.0}% of peak, {:.0}% of bandwidth, {:.0}% of peak in attention, {:.0}% of links; {:.1} us a layer, {:.2} ms a step, {:.1} us a collective",
+                    "{:.0}% of peak, {:.0}% of bandwidth, {:.0}% of peak in attention, {:.0}% of links; {:.1} us a layer, {:.2} ms a step, {:.1} us a collective, {:.0} ms a request",
                     100.0 * e.compute,
                     100.0 * e.bandwidth,
                     100.0 * e.attention,
                     100.0 * e.link,
                     1e6 * e.layer_seconds,
                     1e3 * e.step_seconds,
-                    1e6 * e.collective_seconds
+                    1e6 * e.collective_seconds,
+                    1e3 * e.request_seconds
                 ),
             ),
             row("Price", format!("${:.2} an hour for all devices", self.answers.dollars.per_hour)),
