@@ -112,7 +112,7 @@ async fn as_many_stop_strings_as_allowed_work() {
 const CONNECTIONS: usize = 2000;
 
 /// Opens as many connections, and only then sends one request on each. Gives the statuses, and how many said when to come back.
-async fn all_at_once(server: &Server, meanwhile: impl Future<Output = ()>) -> (BTreeMap<u16, usize>, usize) {
+async fn all_at_once(server: &Server) -> (BTreeMap<u16, usize>, usize) {
     // Both ends of each are open files of this process.
     let files = rlimit::increase_nofile_limit(2 * CONNECTIONS as u64 + 200).unwrap();
     assert!(files > 2 * CONNECTIONS as u64, "only {files} open files are allowed here");
@@ -135,7 +135,6 @@ async fn all_at_once(server: &Server, meanwhile: impl Future<Output = ()>) -> (B
         })
     });
     let asking: Vec<_> = asking.collect();
-    meanwhile.await;
     let (mut statuses, mut later) = (BTreeMap::new(), 0);
     for one in asking {
         let (status, says_when) = one.await.unwrap();
@@ -150,28 +149,18 @@ async fn two_thousand_connections_at_once_are_all_answered() {
     let mut config = engine_config();
     config.max_queue = CONNECTIONS as u32;
     let server = Server::with(Options::default(), config).await;
-    assert_eq!(all_at_once(&server, async {}).await, (BTreeMap::from([(200, CONNECTIONS)]), 0));
+    assert_eq!(all_at_once(&server).await, (BTreeMap::from([(200, CONNECTIONS)]), 0));
     server.idle().await;
 }
 
 #[tokio::test]
-async fn of_two_thousand_connections_those_beyond_the_queue_are_refused() {
-    const PLACES: usize = 300;
-    let mut config = engine_config();
-    (config.max_running, config.max_queue) = (1, PLACES as u32);
+async fn two_thousand_connections_at_once_are_all_refused_where_there_is_no_place() {
+    let config = engine_config();
+    let places = config.max_running + config.max_queue;
     let server = Server::with(Options::default(), config).await;
-    // Nothing ends before everybody has asked: whoever runs goes on until then.
-    let endless = json!({ "stream": true, "max_tokens": 4000, "ignore_eos": true });
-    let running = server.post(PLAIN, completion(json!("x"), endless)).await;
-    let meanwhile = async {
-        while server.live().await["places"] != PLACES + 1 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        drop(running);
-    };
-    let (statuses, later) = all_at_once(&server, meanwhile).await;
-    let (answered, refused) = (statuses[&200], statuses[&429]);
-    assert_eq!((answered + refused, refused), (CONNECTIONS, later), "{statuses:?}");
-    assert!(answered >= PLACES && refused > 0, "{statuses:?}");
+    let taken = server.app.engine.reserve(places).unwrap();
+    assert_eq!(all_at_once(&server).await, (BTreeMap::from([(429, CONNECTIONS)]), CONNECTIONS));
+    drop(taken);
     server.idle().await;
+    server.ask(PLAIN, completion(json!("x"), json!({}))).await;
 }
