@@ -1,7 +1,7 @@
 //! Plans of training runs: sums that must hold, laws, and refusals.
 
-use plan::train::{Efficiency, Failures, Memory, Request, Storage, Timing, TrainError, chart, plan, published, search};
-use plan::{Catalogue, Job, Layout, LayoutError, StateBytes};
+use plan::train::{Failures, Memory, Request, Storage, Timing, TrainError, chart, plan, published, search};
+use plan::{Catalogue, Efficiency, Job, Layout, LayoutError, StateBytes};
 use proptest::prelude::*;
 use spec::recipe::{LayoutRecipe, ModelRecipe, PipelineSchedule, Recipe};
 

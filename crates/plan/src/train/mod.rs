@@ -2,19 +2,18 @@
 
 pub mod chart;
 pub mod data;
-pub mod efficiency;
 pub mod failures;
 pub mod memory;
 pub mod published;
 pub mod search;
 pub mod step;
 
-pub use efficiency::{Efficiency, EfficiencyError};
 pub use failures::{Failures, Storage};
 pub use memory::Memory;
 pub use search::{Candidate, search};
 pub use step::{Step, Timing};
 
+use crate::efficiency::Efficiency;
 use crate::hardware::Cluster;
 use crate::layout::{Job, Layout, LayoutError};
 use data::Data;

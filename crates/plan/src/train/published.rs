@@ -1,6 +1,7 @@
 //! Are plans right about others' runs? Published step times beside what is planned for them.
 
-use super::{Efficiency, Timing, TrainError};
+use super::{Timing, TrainError};
+use crate::efficiency::{Efficiency, EfficiencyError};
 use crate::hardware::{Catalogue, Cluster, HardwareError};
 use crate::layout::{Job, Layout, LayoutError, StateBytes};
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,9 @@ pub enum PublishedError {
     /// A layout that cannot be.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// Constants that cannot be.
+    #[error(transparent)]
+    Efficiency(#[from] EfficiencyError),
     /// A plan that cannot be made.
     #[error(transparent)]
     Plan(#[from] TrainError),
@@ -153,9 +157,5 @@ impl Run {
 /// # Errors
 /// A run that cannot be predicted.
 pub fn ledger(catalogue: &Catalogue) -> Result<Vec<Predicted>, PublishedError> {
-    let of = |run: &Run| {
-        // A device without constants has the defaults; damaged constants are found by their own test.
-        run.predict(catalogue, Efficiency::of(run.hardware()).unwrap_or_default())
-    };
-    runs()?.iter().map(of).collect()
+    runs()?.iter().map(|run| run.predict(catalogue, Efficiency::of(run.hardware())?)).collect()
 }

@@ -1,7 +1,7 @@
 //! How long is a step? Every part of it, from the peak of the devices down to what is left.
 
-use super::efficiency::Efficiency;
 use super::memory::layer_bytes;
+use crate::efficiency::Efficiency;
 use crate::hardware::{Cluster, Precision};
 use crate::layout::{Job, Layout, LayoutError, StateBytes};
 use crate::link::Group;
@@ -182,7 +182,7 @@ impl<'a> Timing<'a> {
 
     fn head(&self) -> Work {
         let tokens = self.layout.micro_batch_tokens(self.job) / self.layout.recipe.tensor as f64;
-        let seconds = self.job.flops.head as f64 * tokens / (self.peak() * self.efficiency.products);
+        let seconds = self.job.flops.head as f64 * tokens / (self.peak() * self.efficiency.training_products());
         Work { forward: seconds, backward_input: seconds, backward_weight: seconds, ..Work::default() }
     }
 
@@ -193,10 +193,10 @@ impl<'a> Timing<'a> {
         let one = spec::DecoderConfig { layers: vec![layer.clone()], ..config.clone() };
         let flops = one.token_flops(self.job.context);
         let seconds = |flops: u64, share: f64| flops as f64 * tokens / tensor as f64 / (self.peak() * share);
-        let products = seconds(flops.layers, self.efficiency.products);
+        let products = seconds(flops.layers, self.efficiency.training_products());
         let attention = seconds(flops.attention, self.efficiency.attention);
         // What lies between products is written once and read once; so are the weights, and their gradients read and written.
-        let rate = accelerator.bandwidth.value * self.efficiency.bandwidth;
+        let rate = accelerator.bandwidth.value * self.efficiency.activations;
         let weights = self.weights(&one) * self.job.bytes.weight / rate;
         let gradients = 2.0 * self.weights(&one) * self.job.bytes.gradient / rate;
         let moving = 2.0 * tokens * layer_bytes(self.job, self.layout, layer) / rate + weights;
@@ -252,7 +252,7 @@ impl<'a> Timing<'a> {
         let state = self.job.bytes.gradient + 2.0 * self.job.bytes.optimiser + self.job.bytes.weight;
         let over = |count: usize| if layout.recipe.zero { count as f64 } else { 1.0 };
         let updated = shared / over(layout.data) + experts / over(copies);
-        let rate = self.cluster.accelerator.bandwidth.value * self.efficiency.bandwidth;
+        let rate = self.cluster.accelerator.bandwidth.value * self.efficiency.activations;
         (exposed, updated * state / rate)
     }
 }
