@@ -48,10 +48,16 @@ fn a_step_of_inference_computes_what_is_counted() {
                 Chunk { row: 0, len: lens[0], position: positions[0], block_table: &[0, 1] },
                 Chunk { row: lens[0], len: lens[1], position: positions[1], block_table: &[2, 3] },
             ];
-            decoder.forward(&mut device, &mut cache, &mut workspace, &Batch { tokens: &tokens, chunks: &chunks, logit_rows });
+            decoder.forward(
+                &mut device,
+                &mut cache,
+                &mut workspace,
+                &Batch { tokens: &tokens, chunks: &chunks, logit_rows },
+            );
             let after = device.arithmetic();
             let expected = Arithmetic {
-                products: (lens[0] + lens[1]) as u64 * config.layer_flops() + logit_rows.len() as u64 * config.head_flops(),
+                products: (lens[0] + lens[1]) as u64 * config.layer_flops()
+                    + logit_rows.len() as u64 * config.head_flops(),
                 attention: attention(&config, positions[0], lens[0]) + attention(&config, positions[1], lens[1]),
             };
             assert_eq!(after.products - before.products, expected.products, "{experts:?} {format:?}");

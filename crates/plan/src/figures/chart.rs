@@ -14,7 +14,8 @@ const DECADES: f64 = 4.0;
 
 /// Every claim that was given a value: what follows over what was said, on a logarithmic scale.
 pub fn claims(rows: &[Row]) -> String {
-    let shown: Vec<_> = rows.iter().filter_map(|row| Some((row, row.deviation? + 1.0))).filter(|(_, r)| *r > 0.0).collect();
+    let shown: Vec<_> =
+        rows.iter().filter_map(|row| Some((row, row.deviation? + 1.0))).filter(|(_, r)| *r > 0.0).collect();
     let bottom = HEAD + ROW * shown.len() as f64;
     let mut svg = open(bottom + 16.0, "Computed over claimed, claim by claim");
     let scale = (WIDTH - LEFT - 160.0) / (2.0 * DECADES);
@@ -22,7 +23,12 @@ pub fn claims(rows: &[Row]) -> String {
     for power in -3..=3 {
         let x = x(10f64.powi(power));
         line(&mut svg, (x, HEAD - 4.0), (x, bottom), "#ccc");
-        text(&mut svg, (x, HEAD - 8.0), "middle", &if power == 0 { "as claimed".to_owned() } else { format!("x 10^{power}") });
+        text(
+            &mut svg,
+            (x, HEAD - 8.0),
+            "middle",
+            &if power == 0 { "as claimed".to_owned() } else { format!("x 10^{power}") },
+        );
     }
     for (index, (row, ratio)) in shown.into_iter().enumerate() {
         let y = HEAD + ROW * index as f64;
@@ -74,7 +80,11 @@ pub fn prices(inputs: &Inputs) -> Result<String, FiguresError> {
         let decode = Decode::new(inputs, device, precision, inputs.given(share))?;
         let at = |step: i32| 64.0 * 2f64.powf(f64::from(step) / 4.0);
         let points: Vec<_> = (0..=32).map(|step| point(&decode, device, at(step), (&x, &y))).collect();
-        let _ = write!(svg, "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>", points.join(" "));
+        let _ = write!(
+            svg,
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
+            points.join(" ")
+        );
         let said = inputs.reported(claim);
         let _ = write!(
             svg,

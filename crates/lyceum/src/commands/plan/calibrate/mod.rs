@@ -218,7 +218,7 @@ impl Calibrate {
         let decode = |sequences| decode_seconds(profile, &config, held.formats, sequences, NEAR).into_diagnostic();
         let (one, many) = (decode(1)?, decode(MANY)?);
         let served = predict_load(profile, &config, held.formats)?;
-        let trained = decoder(RUN.hidden, RUN.layers, RUN.ffn, trainer::WORDS, Some((RUN.experts, 2)));
+        let trained = decoder(RUN.hidden, RUN.layers, RUN.ffn, trainer::VOCABULARY, Some((RUN.experts, 2)));
         let (batch, sample) = (RUN.batch as u32, RUN.context as u32);
         let training = training_seconds(profile, &trained, batch, sample).into_diagnostic()?;
 

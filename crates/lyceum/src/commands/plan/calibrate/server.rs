@@ -86,7 +86,7 @@ impl Server {
 }
 
 /// A tokeniser of as many words as a model has ids, so that each token is a piece of text of its own and no part of a stream waits for another.
-pub fn words(vocab: usize) -> Result<Tokenizer> {
+fn words(vocab: usize) -> Result<Tokenizer> {
     let byte = |id: usize| (1..=256).contains(&id) && vocab > 512;
     let token = |id: usize| match id {
         0 => "<unk>".to_owned(),

@@ -1,7 +1,7 @@
 //! The real trainer for a few steps.
 
 use data::shards::{Document, SetWriter, TokenizerId};
-use miette::{Context, IntoDiagnostic, Result};
+use miette::{Context, IntoDiagnostic, Result, miette};
 use spec::random::{below, hash};
 use spec::recipe::Recipe;
 use std::fs;
@@ -12,8 +12,10 @@ use train::{Options, Progress, Watcher};
 
 /// Steps of a run; the first one warms up.
 const STEPS: usize = 8;
-/// Words of the tokeniser that the run needs to have.
-pub const WORDS: usize = 4096;
+/// Rows of the embedding and of the head.
+pub const VOCABULARY: usize = 4096;
+/// Ids that documents are made of: single bytes, which come first in a tokeniser that is trained.
+const BYTES: u64 = 256;
 
 /// What is trained: a small decoder with experts.
 pub struct Run {
@@ -50,7 +52,7 @@ impl Run {
     fn recipe(&self) -> String {
         let Self { hidden, layers, ffn, experts, context, batch } = self;
         format!(
-            "[model]\ntokenizer = \"tokenizer\"\nvocab_size = {WORDS}\nhidden_size = {hidden}\nlayers = {layers}\nheads = {}\nkv_heads = 1\nhead_dim = 64\n\
+            "[model]\ntokenizer = \"tokenizer\"\nvocab_size = {VOCABULARY}\nhidden_size = {hidden}\nlayers = {layers}\nheads = {}\nkv_heads = 1\nhead_dim = 64\n\
              ffn_size = {ffn}\nexperts = {experts}\ntop_k = 2\n\
              [data]\ncontext = {context}\nsources = [{{ name = \"random\", path = \"random\", weight = 1 }}]\n\
              [train]\ntokens = {}\nbatch = [[0, {batch}]]\nmicro_batch = {}\nlr = 1e-4\nwarmup_tokens = {batch}\ncheckpoint_every = 1000\n",
@@ -64,11 +66,13 @@ impl Run {
     fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join("tokenizer");
         fs::create_dir_all(&path).into_diagnostic()?;
-        super::server::words(WORDS)?.save(&path).into_diagnostic()?;
+        let tokenizer = text::train(std::iter::empty(), text::SMALLEST_VOCABULARY).into_diagnostic()?;
+        tokenizer.save(&path).into_diagnostic()?;
         let tokenizer = text::Tokenizer::from_folder(&path).into_diagnostic()?;
+        let end = *tokenizer.eos().first().ok_or_else(|| miette!("a tokeniser that was just trained ends no text"))?;
         let id = TokenizerId::of(&tokenizer).into_diagnostic()?;
-        let mut writer = SetWriter::new(&folder.join("random"), "random", id, 0, 1 << 20).into_diagnostic()?;
-        let token = |document: usize, i: usize| 1 + below(hash(7, 0, document as u64, i as u64), WORDS as u64 - 1);
+        let mut writer = SetWriter::new(&folder.join("random"), "random", id, end, 1 << 20).into_diagnostic()?;
+        let token = |document: usize, i: usize| below(hash(7, 0, document as u64, i as u64), BYTES);
         for document in 0..2 * self.batch * STEPS / self.context + 16 {
             let tokens = (0..self.context).map(|i| token(document, i) as u32).collect();
             let document_of = Document { text_bytes: self.context as u64, tokens, mask: None };
