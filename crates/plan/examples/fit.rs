@@ -5,9 +5,8 @@
 //!     cargo run --release -p plan --example fit ledger     # no fitting
 //!     cargo run --release -p plan --example fit parts      # nor ledgers: the parts of each step
 
-use plan::Catalogue;
-use plan::train::Efficiency;
 use plan::train::published::{Predicted, PublishedError, Run, memory_ledger, runs};
+use plan::{Catalogue, Efficiency, Training};
 use std::collections::BTreeMap;
 
 /// Constants are tried in these steps, one after the other, until none gets better.
@@ -19,7 +18,8 @@ const SAME: [(&str, &str); 3] = [("a100-40g", "a100-80g"), ("h100-96g", "h100"),
 
 fn main() -> Result<(), PublishedError> {
     let (catalogue, runs) = (Catalogue::embedded()?, runs()?);
-    let mut constants = Efficiency::embedded().unwrap_or_default();
+    let known = Efficiency::embedded().unwrap_or_default();
+    let mut constants: BTreeMap<String, Training> = known.into_iter().map(|(id, known)| (id, known.training)).collect();
     match std::env::args().nth(1).as_deref() {
         Some("parts") => return parts(&catalogue, &runs),
         Some("ledger") => {}
@@ -34,7 +34,7 @@ fn main() -> Result<(), PublishedError> {
 
 fn parts(catalogue: &Catalogue, runs: &[Run]) -> Result<(), PublishedError> {
     for run in runs.iter().filter(|run| run.step_seconds.is_some()) {
-        let step = run.step(catalogue, Efficiency::of(run.hardware()).unwrap_or_default())?;
+        let step = run.step(catalogue, Efficiency::of(run.hardware()).unwrap_or_default().training)?;
         println!(
             "{:28} {:.3} s of {:.3}, {} micro-batches",
             run.id,
@@ -48,24 +48,20 @@ fn parts(catalogue: &Catalogue, runs: &[Run]) -> Result<(), PublishedError> {
     Ok(())
 }
 
-fn fit(
-    catalogue: &Catalogue,
-    runs: &[Run],
-    constants: &mut BTreeMap<String, Efficiency>,
-) -> Result<(), PublishedError> {
+fn fit(catalogue: &Catalogue, runs: &[Run], constants: &mut BTreeMap<String, Training>) -> Result<(), PublishedError> {
     let mut devices: Vec<_> = runs.iter().filter(|run| run.fit).map(Run::hardware).collect();
     devices.dedup();
     for device in devices {
         let fit: Vec<_> = runs.iter().filter(|run| run.fit && run.hardware() == device).collect();
-        let loss = |efficiency: Efficiency| -> Result<f64, PublishedError> {
-            if efficiency.validate(device).is_err() {
+        let loss = |efficiency: Training| -> Result<f64, PublishedError> {
+            if (Efficiency { training: efficiency, ..Efficiency::default() }).validate(device).is_err() {
                 return Ok(f64::INFINITY);
             }
             let error =
                 |run: &&Run| Ok(run.predict(catalogue, efficiency)?.map_or(0.0, |row| (1.0 + row.error).ln().powi(2)));
             fit.iter().map(error).sum()
         };
-        let mut best = Efficiency::of(device).unwrap_or_default();
+        let mut best = Efficiency::of(device).unwrap_or_default().training;
         let mut least = loss(best)?;
         for step in STEPS {
             loop {
@@ -91,16 +87,16 @@ fn fit(
     Ok(())
 }
 
-type Change = Box<dyn Fn(Efficiency) -> Efficiency>;
+type Change = Box<dyn Fn(Training) -> Training>;
 
 /// The constants that are fitted, a step up and a step down.
 fn changes(step: f64) -> Vec<Change> {
     let mut all: Vec<Change> = Vec::new();
     for by in [step, -step] {
-        all.push(Box::new(move |e| Efficiency { products: e.products + by, ..e }));
-        all.push(Box::new(move |e| Efficiency { bandwidth: e.bandwidth + by, ..e }));
+        all.push(Box::new(move |e| Training { products: e.products + by, ..e }));
+        all.push(Box::new(move |e| Training { bandwidth: e.bandwidth + by, ..e }));
         let seconds = by * 5000.0 * MICROSECONDS;
-        all.push(Box::new(move |e| Efficiency { expert_layer_seconds: e.expert_layer_seconds + seconds, ..e }));
+        all.push(Box::new(move |e| Training { expert_layer_seconds: e.expert_layer_seconds + seconds, ..e }));
     }
     all
 }

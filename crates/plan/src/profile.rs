@@ -1,7 +1,7 @@
 //! A hardware profile: one device and what it reaches, as `plan calibrate` writes it and the other commands read it.
 
+use crate::efficiency::{Efficiency, EfficiencyError};
 use crate::hardware::{Accelerator, Catalogue, Cluster, HardwareError};
-use crate::serve::{Efficiency, EfficiencyError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -11,9 +11,6 @@ use thiserror::Error;
 pub struct Profile {
     /// What it reaches of the rates below.
     pub efficiency: Efficiency,
-    /// Share of the f32 peak that a training step's products reach, forward and backward; absent where nobody measured it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub training: Option<f64>,
     /// The device. Its rates are limits, measured or from a data sheet.
     pub device: Accelerator,
 }
@@ -57,7 +54,7 @@ impl Profile {
     /// # Errors
     /// A device that is not there.
     pub fn of(catalogue: &Catalogue, id: &str) -> Result<Self, ProfileError> {
-        Ok(Self { device: catalogue.get(id)?.clone(), efficiency: Efficiency::of(id)?, training: None })
+        Ok(Self { device: catalogue.get(id)?.clone(), efficiency: Efficiency::of(id)? })
     }
 
     /// So many of its devices; `text` is `PROFILE:DEVICES`, where one node is meant without a number.

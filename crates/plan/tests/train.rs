@@ -1,6 +1,7 @@
 //! Plans of training runs: sums that must hold, laws, and refusals.
 
-use plan::train::{Efficiency, Failures, Memory, Request, Storage, Timing, TrainError, chart, plan, published, search};
+use plan::Efficiency;
+use plan::train::{Failures, Memory, Request, Storage, Timing, TrainError, chart, plan, published, search};
 use plan::{Catalogue, Job, Layout, LayoutError, StateBytes};
 use proptest::prelude::*;
 use spec::recipe::{LayoutRecipe, ModelRecipe, PipelineSchedule, Recipe};
@@ -16,7 +17,7 @@ fn gpt4(settings: &[&str]) -> (Recipe, Job) {
 
 fn request(hardware: &str) -> Request {
     let cluster = Catalogue::embedded().unwrap().cluster(hardware).unwrap();
-    let efficiency = Efficiency::of(&cluster.accelerator.id).unwrap();
+    let efficiency = Efficiency::of(&cluster.accelerator.id).unwrap().training;
     Request { cluster, price: None, efficiency, storage: Storage::default() }
 }
 

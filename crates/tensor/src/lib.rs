@@ -8,6 +8,7 @@ pub mod pool;
 
 pub use buffer::Tensor;
 pub use cpu::Device;
+pub use cpu::arithmetic::Arithmetic;
 pub use cpu::attention::{AttentionSpec, Chunk};
 pub use cpu::backward::{experts::ExpertSaves, loss::IGNORE, router::RouterLosses, router::softmax};
 pub use cpu::experts::{Dispatch, Expert, Gating};

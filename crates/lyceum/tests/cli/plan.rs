@@ -20,6 +20,12 @@ fn figures_are_all_there_with_their_verdicts() {
     assert!((of(&fewer) / of(&object) - 0.5).abs() < 0.01);
     let one = json(run(["plan", "figures", "--json", "--id", "T01"]));
     assert_eq!((one["claims"].as_array().unwrap().len(), one["solved"].as_array().unwrap().len()), (1, 0));
+    let folder = tempfile::tempdir().unwrap();
+    stdout(run(args!["plan", "figures", "--svg", folder.path()]));
+    for name in ["claims.svg", "prices.svg"] {
+        let svg = std::fs::read_to_string(folder.path().join(name)).unwrap();
+        assert!(svg.ends_with("</svg>\n") && !svg.contains("NaN") && !svg.contains("inf"), "{name}");
+    }
     fails(run(["plan", "figures", "--id", "Z9"]), 2, &["Z9", "P01"]);
     fails(run(["plan", "figures", "--set", "model.lyers=3"]), 1, &["lyers"]);
 }

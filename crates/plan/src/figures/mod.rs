@@ -1,5 +1,6 @@
 //! What follows from a public report's own figures? Every claim, recomputed from a recipe and the catalogue, beside what was said.
 
+pub mod chart;
 mod decode;
 mod facts;
 mod formulas;
@@ -33,6 +34,9 @@ pub enum FiguresError {
     /// A recipe that the report's claims cannot be computed from.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// A model that the report's serving cluster does not divide.
+    #[error("the report's cluster of 8 tensor ranks and 16 stages cannot serve this model: {0}")]
+    Serving(#[from] crate::serve::LayoutError),
     /// A recipe in which something is missing.
     #[error("{0}")]
     Recipe(String),
@@ -82,6 +86,7 @@ const SLIPPED: f64 = 0.15;
 /// Claims and formulas that do not fit together, and results that are no numbers.
 pub fn table(inputs: &Inputs) -> Result<Vec<Row>, FiguresError> {
     let formulas = formulas::all();
+    inputs.decode_a100()?;
     let unmatched = |id: &str| FiguresError::Unmatched(id.to_owned());
     if let Some(formula) = formulas.iter().find(|f| inputs.facts.claim(f.id).is_none()) {
         return Err(unmatched(formula.id));

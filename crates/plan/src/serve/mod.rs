@@ -5,7 +5,6 @@
 //! hour. There is no logic of admission, preemption or blocks here: all of that is `batch`.
 
 pub mod deployment;
-pub mod efficiency;
 pub mod fleet;
 mod histogram;
 pub mod layout;
@@ -20,7 +19,6 @@ pub mod steady;
 pub mod traffic;
 
 pub use deployment::{Deployment, Drafting};
-pub use efficiency::{Efficiency, EfficiencyError};
 pub use histogram::Histogram;
 pub use layout::{Formats, KvSplit, Layout, LayoutError};
 pub use replica::{Measured, READING_SPEEDS, Replica};

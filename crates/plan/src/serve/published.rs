@@ -1,7 +1,6 @@
 //! Others' measurements beside what the planner predicts for them: facts are read, predictions computed.
 
 use super::deployment::Deployment;
-use super::efficiency::EfficiencyError;
 use super::layout::{KvSplit, LayoutError};
 use super::report::Answers;
 use super::roofline::Work;
@@ -9,6 +8,7 @@ use super::service::ServiceError;
 use super::shape::{LayerShape, Shape};
 use super::simulate::{Load, SimulationError, simulate};
 use super::traffic::{Lengths, users};
+use crate::efficiency::EfficiencyError;
 use crate::hardware::{Catalogue, HardwareError, Precision};
 use crate::latent::Latent;
 use crate::profile::{Profile, ProfileError};

@@ -1,8 +1,8 @@
 //! What a step takes: for each part the longer of arithmetic and memory traffic, then communication and what is fixed.
 
-use super::efficiency::Efficiency;
 use super::layout::{Formats, Layout, LayoutError};
 use super::shape::{LayerShape, Shape};
+use crate::efficiency::Efficiency;
 use crate::hardware::{Accelerator, Precision};
 
 /// Bytes per row and hidden element that the small operations of a layer (norms, residuals, activations, rotations) read and write.
@@ -122,6 +122,12 @@ impl Price {
     /// From the first stage's beginning to the last one's end.
     pub fn latency(&self) -> f64 {
         self.stages.iter().sum()
+    }
+
+    /// Seconds between two tokens of a sequence where the pipeline is full, a step in each stage: it comes again when all steps in flight have passed the slowest
+    /// stage, and not before its own is through.
+    pub fn cycle(&self) -> f64 {
+        self.latency().max(self.stages.len() as f64 * self.bottleneck())
     }
 
     /// Seconds until the next step can follow through the pipeline.
@@ -282,18 +288,24 @@ impl Roofline {
     pub fn step_seconds(&self, work: &Work) -> (f64, f64) {
         let price = self.price(work);
         let devices = self.layout.devices() as f64;
-        let arithmetic = self.device.peak(self.formats.arithmetic) * self.efficiency.compute * devices;
-        (price.flops / arithmetic, price.bytes / (self.read_rate() * devices))
+        (price.flops / (self.product_rate() * devices), price.bytes / (self.read_rate() * devices))
     }
 
-    /// Seconds of `count` products of `rows` rows each on one device, with matrices of `elements`: a device whose instructions take whole tiles of rows
-    /// multiplies by full ones.
-    fn product(&self, count: f64, rows: f64, elements: f64) -> f64 {
+    /// Seconds of `count` products of `rows` rows each on one device, with matrices of `elements` that are read at so many bytes per second: a device
+    /// whose instructions take whole tiles of rows multiplies by full ones.
+    fn product(&self, count: f64, rows: f64, elements: f64, rate: f64) -> f64 {
         let tile = self.device.tile_rows.as_ref().map_or(0.0, |rows| rows.value);
         let rows = if tile > 0.0 { (rows / tile).ceil() * tile } else { rows };
-        let flops = 2.0 * count * rows * elements;
-        let arithmetic = flops / (self.device.peak(self.formats.arithmetic) * self.efficiency.compute);
-        arithmetic.max(count * elements * self.formats.weights.bytes() / self.read_rate())
+        let arithmetic = 2.0 * count * rows * elements / self.product_rate();
+        let reading = count * elements * self.formats.weights.bytes() / rate;
+        arithmetic.max(reading) + (1.0 - self.efficiency.hidden) * arithmetic.min(reading)
+    }
+
+    /// FLOP per second that a device reaches in products of many rows.
+    fn product_rate(&self) -> f64 {
+        let narrow = self.formats.arithmetic.bytes() < 2.0;
+        let share = if narrow { self.efficiency.products_8bit } else { self.efficiency.products };
+        self.device.peak(self.formats.arithmetic) * share
     }
 
     /// Bytes per second that a device reads in long products.
@@ -308,13 +320,15 @@ impl Roofline {
         let rows = work.rows / expert / turns;
         let touched = layer.experts_touched(work.rows / turns) / expert;
         let visits = rows * layer.top_k as f64;
-        let mut matrices = self.product(1.0, rows, layer.shared / tensor);
+        let mut matrices = self.product(1.0, rows, layer.shared / tensor, self.read_rate());
         if touched > 0.0 {
-            matrices += self.product(touched, visits / touched, layer.expert / tensor);
+            let rate = self.device.bandwidth.value * self.efficiency.experts.unwrap_or(self.efficiency.bandwidth);
+            matrices += self.product(touched, visits / touched, layer.expert / tensor, rate);
         }
         // Divided both ways, matrices leave nothing whole between them.
         let whole = if self.layout.plane { rows / tensor } else { rows };
-        matrices += whole * self.shape.hidden * SMALL_TRAFFIC / self.read_rate();
+        matrices +=
+            whole * self.shape.hidden * SMALL_TRAFFIC / (self.device.bandwidth.value * self.efficiency.activations);
         matrices *= turns;
 
         let prompt = attended.prompt_pairs * layer.pair_flops;
@@ -382,7 +396,7 @@ impl Roofline {
     fn link(&self, devices: usize) -> (f64, f64) {
         let link =
             if devices <= self.device.devices_per_node { &self.device.intra_node } else { &self.device.inter_node };
-        (link.bandwidth.value * self.efficiency.link, link.latency.value + self.efficiency.collective_seconds)
+        (link.bandwidth.value * self.efficiency.links, link.latency.value + self.efficiency.collective_seconds)
     }
 
     /// Seconds in which the first byte passes a ring of so many devices, one after the other.
@@ -396,9 +410,9 @@ impl Roofline {
         }
         let (tensor, expert) = (self.layout.tensor as f64, self.layout.expert as f64);
         let elements = self.shape.head;
-        let matrices = self.product(1.0, outputs / expert, elements / tensor);
+        let matrices = self.product(1.0, outputs / expert, elements / tensor, self.read_rate());
         LayerPrice {
-            parts: Parts { matrices, ..Parts::default() },
+            parts: Parts { matrices, fixed: outputs * self.efficiency.token_seconds, ..Parts::default() },
             flops: 2.0 * outputs * elements,
             bytes: elements * expert * self.formats.weights.bytes(),
         }

@@ -28,8 +28,7 @@ impl Steady {
     pub fn of(roofline: &Roofline, batch: u64, context: f64) -> Self {
         let price = roofline.price(&Work::decode(roofline.windows(), batch as f64, context));
         let stages = roofline.layout().pipeline as f64;
-        // A sequence comes again when all steps in flight have passed the slowest stage, and not before its own is through.
-        let seconds = price.latency().max(stages * price.bottleneck());
+        let seconds = price.cycle();
         let users = batch * roofline.layout().pipeline as u64;
         Self {
             batch,

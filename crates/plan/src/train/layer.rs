@@ -1,7 +1,7 @@
 //! What does a layer take? Products, attention, what moves between them, and exchanges, for one micro-batch on one device.
 
-use super::efficiency::Efficiency;
 use super::products::Product;
+use crate::efficiency::Training;
 use crate::hardware::{Accelerator, Precision};
 use crate::layout::{Job, Layout};
 use crate::link::Group;
@@ -58,7 +58,7 @@ pub(super) struct Kernels<'a> {
     pub job: &'a Job,
     pub layout: &'a Layout,
     pub accelerator: &'a Accelerator,
-    pub efficiency: Efficiency,
+    pub efficiency: Training,
 }
 
 impl Kernels<'_> {

@@ -2,7 +2,6 @@
 
 pub mod chart;
 pub mod data;
-pub mod efficiency;
 pub mod failures;
 mod layer;
 pub mod memory;
@@ -11,12 +10,12 @@ pub mod published;
 pub mod search;
 pub mod step;
 
-pub use efficiency::{Efficiency, EfficiencyError};
 pub use failures::{Failures, Storage};
 pub use memory::Memory;
 pub use search::{Candidate, search};
 pub use step::{Step, Timing};
 
+use crate::efficiency::Training;
 use crate::hardware::Cluster;
 use crate::layout::{Job, Layout, LayoutError};
 use data::Data;
@@ -33,7 +32,7 @@ pub struct Request {
     /// Dollars for an hour of one device; the catalogue's if not given.
     pub price: Option<f64>,
     /// What they reach.
-    pub efficiency: Efficiency,
+    pub efficiency: Training,
     /// What failing costs.
     pub storage: Storage,
 }

@@ -1,6 +1,7 @@
 //! Are plans right about others' runs? Published step times and memory beside what is planned for them.
 
-use super::{Efficiency, Memory, Timing, TrainError};
+use super::{Memory, Timing, TrainError};
+use crate::efficiency::{Efficiency, Training};
 use crate::hardware::{Catalogue, Cluster, HardwareError, Precision};
 use crate::latent::Latent;
 use crate::layout::{Job, Layout, LayoutError, StateBytes};
@@ -234,7 +235,7 @@ impl Run {
     ///
     /// # Errors
     /// A device that is unknown, a model or layout that cannot be.
-    pub fn predict(&self, catalogue: &Catalogue, efficiency: Efficiency) -> Result<Option<Predicted>, PublishedError> {
+    pub fn predict(&self, catalogue: &Catalogue, efficiency: Training) -> Result<Option<Predicted>, PublishedError> {
         let Some(measured) = self.step_seconds else { return Ok(None) };
         let cluster = Cluster { accelerator: catalogue.get(&self.hardware)?.clone(), devices: self.devices };
         let job = self.job()?;
@@ -248,7 +249,7 @@ impl Run {
     ///
     /// # Errors
     /// As [`Run::predict`].
-    pub fn step(&self, catalogue: &Catalogue, efficiency: Efficiency) -> Result<super::Step, PublishedError> {
+    pub fn step(&self, catalogue: &Catalogue, efficiency: Training) -> Result<super::Step, PublishedError> {
         let cluster = Cluster { accelerator: catalogue.get(&self.hardware)?.clone(), devices: self.devices };
         let job = self.job()?;
         let layout = self.layout(&job, &cluster)?;
@@ -292,7 +293,7 @@ impl Run {
 pub fn ledger(catalogue: &Catalogue) -> Result<Vec<Predicted>, PublishedError> {
     let of = |run: &Run| {
         // A device without constants has the defaults; damaged constants are found by their own test.
-        run.predict(catalogue, Efficiency::of(run.hardware()).unwrap_or_default()).transpose()
+        run.predict(catalogue, Efficiency::of(run.hardware()).unwrap_or_default().training).transpose()
     };
     runs()?.iter().filter_map(of).collect()
 }

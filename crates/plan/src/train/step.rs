@@ -1,7 +1,7 @@
 //! How long is a step? Every part of it, from the peak of the devices down to what is left.
 
-use super::efficiency::Efficiency;
 use super::layer::{Kernels, Work};
+use crate::efficiency::Training;
 use crate::hardware::Cluster;
 use crate::layout::{Job, Layout, LayoutError};
 use crate::link::Group;
@@ -56,12 +56,12 @@ pub struct Timing<'a> {
     job: &'a Job,
     cluster: &'a Cluster,
     layout: &'a Layout,
-    efficiency: Efficiency,
+    efficiency: Training,
 }
 
 impl<'a> Timing<'a> {
     /// Of a job in a layout on a cluster.
-    pub fn new(job: &'a Job, cluster: &'a Cluster, layout: &'a Layout, efficiency: Efficiency) -> Self {
+    pub fn new(job: &'a Job, cluster: &'a Cluster, layout: &'a Layout, efficiency: Training) -> Self {
         Self { job, cluster, layout, efficiency }
     }
 

@@ -1,7 +1,7 @@
 //! Small models, and devices to lay them over.
 
-use plan::serve::{Draft, Efficiency, Formats, LayerShape, Layout, Lengths, Limits, Roofline, Service, Shape};
-use plan::{Accelerator, Catalogue, Precision};
+use plan::serve::{Draft, Formats, LayerShape, Layout, Lengths, Limits, Roofline, Service, Shape};
+use plan::{Accelerator, Catalogue, Efficiency, Precision};
 
 /// `layers` layers of 8 experts, top-2, Multi-Query; some 100M parameters a layer.
 pub fn shape(layers: usize) -> Shape {

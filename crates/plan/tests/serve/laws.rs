@@ -2,8 +2,8 @@
 
 use crate::common::{LENGTHS, LIMITS, drafting, roofline, service};
 use plan::serve::traffic::{Arrival, Lengths, poisson, users};
-use plan::serve::{Answers, Efficiency, Formats, Layout, Limits, Load, Roofline, Service, Simulated, simulate};
-use plan::{Accelerator, Precision};
+use plan::serve::{Answers, Formats, Layout, Limits, Load, Roofline, Service, Simulated, simulate};
+use plan::{Accelerator, Efficiency, Precision};
 
 /// Every request ends once, with all its tokens and no others.
 fn assert_conserved(load: &[Arrival], simulated: &Simulated) {

@@ -2,8 +2,8 @@
 
 use crate::common::{h100, shape};
 use plan::serve::steady::{Steady, batch_at_speed, turning_rows, turning_rows_with_cache};
-use plan::serve::{Efficiency, Formats, KvSplit, LayerShape, Layout, Roofline, Shape, Work};
-use plan::{Catalogue, Precision};
+use plan::serve::{Formats, KvSplit, LayerShape, Layout, Roofline, Shape, Work};
+use plan::{Catalogue, Efficiency, Precision};
 use proptest::prelude::*;
 
 fn ideal(layout: Layout) -> Roofline {

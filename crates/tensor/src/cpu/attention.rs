@@ -322,6 +322,7 @@ impl Device {
         out: &mut Tensor,
     ) {
         assert!(spec.heads.is_multiple_of(cache.kv_heads) && out.cols() >= spec.heads * cache.head_dim);
+        self.arithmetic.attend(2, chunks, spec.window, spec.heads * cache.head_dim);
         let per_kv = spec.heads / cache.kv_heads;
         let mut groups = Vec::new();
         // Whole groups share each block they read; only when there are too few for the workers are they cut smaller.

@@ -261,6 +261,7 @@ impl Device {
 
     /// Gate and up of every entry, each part handed to `put`.
     fn gate_up(&mut self, experts: &[Expert], dispatch: &Dispatch, x: &Tensor, put: &Put<'_>) {
+        self.arithmetic.product(dispatch.rows.len(), &experts[0].gate_up);
         let mut blocks = std::mem::take(&mut self.activations);
         let rows = dispatch.rows.iter().max().map_or(0, |&r| r as usize + 1);
         let input = self.input(experts[0].gate_up.format, x, rows, &mut blocks);
@@ -286,6 +287,7 @@ impl Device {
 
     /// The down projection of every entry, to the row of its slot.
     fn down(&mut self, experts: &[Expert], dispatch: &Dispatch, input: Input<'_>, out: &mut Tensor) {
+        self.arithmetic.product(dispatch.rows.len(), &experts[0].down);
         let work = cut(experts, dispatch, self.pool.threads(), |e| &e.down);
         let (level, scratch) = (self.level, &self.scratch);
         let shared = out.shared();

@@ -364,6 +364,7 @@ impl Device {
     ) {
         assert!(x.cols() == matrix.cols() && out.cols() >= matrix.rows());
         assert!(rows.end <= x.rows() && rows.end <= out.rows());
+        self.arithmetic.product(rows.len(), matrix);
         let mut blocks = std::mem::take(&mut self.activations);
         let input = self.input(matrix.format, x, rows.end, &mut blocks);
         let row_blocks = rows.len().div_ceil(ROW_BLOCK);

@@ -1,5 +1,6 @@
 //! The processor as a device.
 
+pub mod arithmetic;
 pub mod attention;
 pub mod backward;
 pub mod experts;
@@ -49,6 +50,7 @@ pub struct Device {
     pub(crate) weight_scratch: backward::matmul::WeightScratch,
     /// A transposed matrix kept to be overwritten.
     pub(crate) spare: Option<matrix::Matrix>,
+    pub(crate) arithmetic: arithmetic::Arithmetic,
 }
 
 impl Device {
@@ -74,6 +76,7 @@ impl Device {
             hidden_blocks: Vec::new(),
             weight_scratch: Default::default(),
             spare: None,
+            arithmetic: Default::default(),
         }
     }
 

@@ -223,7 +223,7 @@ impl Figures {
         let (first, gaps) = (self.sorted(|a| vec![a.first]), self.sorted(|a| a.gaps.clone()));
         let speed = self.sorted(|a| vec![a.tokens as f64 / a.seconds]);
         let total = |of: fn(&Answer) -> u64| self.answers.iter().map(of).sum::<u64>();
-        let spread = |sorted: &[f64]| json!({ "p50": percentile(sorted, 0.5), "p90": percentile(sorted, 0.9), "p99": percentile(sorted, 0.99), "max": percentile(sorted, 1.0) });
+        let spread = |sorted: &[f64]| json!({ "p50": percentile(sorted, 0.5), "p90": percentile(sorted, 0.9), "p95": percentile(sorted, 0.95), "p99": percentile(sorted, 0.99), "max": percentile(sorted, 1.0) });
         json!({
             "answered": self.answers.len(),
             "failed": self.errors.len(),

@@ -1,6 +1,6 @@
 //! `lyceum bench`: how fast a model runs, or a server answers.
 
-mod load;
+pub mod load;
 
 use crate::failure::misuse;
 use crate::models::{self, Loaded};

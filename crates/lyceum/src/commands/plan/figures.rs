@@ -6,7 +6,7 @@ use clap::Args;
 use miette::{IntoDiagnostic, Result};
 use plan::Catalogue;
 use plan::figures::solve::{Solution, solve};
-use plan::figures::{Facts, Inputs, RECIPE, Row, table};
+use plan::figures::{Facts, Inputs, RECIPE, Row, chart, table};
 use serde_json::json;
 use spec::recipe::Recipe;
 use std::path::PathBuf;
@@ -29,6 +29,10 @@ pub struct Figures {
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     id: Vec<String>,
 
+    /// Draw claims.svg and prices.svg into this folder
+    #[arg(long, value_name = "FOLDER", conflicts_with = "id")]
+    svg: Option<PathBuf>,
+
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -50,6 +54,10 @@ impl Figures {
                 "no claim is called {unknown}; there are {}",
                 known.join(", ")
             )));
+        }
+        if let Some(folder) = &self.svg {
+            super::draw(folder, "claims.svg", &chart::claims(&rows))?;
+            super::draw(folder, "prices.svg", &chart::prices(&inputs).into_diagnostic()?)?;
         }
         rows.retain(|row| self.id.is_empty() || self.id.contains(&row.id));
         let solutions = if self.id.is_empty() { solve(&inputs).into_diagnostic()? } else { Vec::new() };

@@ -77,7 +77,8 @@ pub fn run(file: &Path, shape: &Shape, seed: u64, json: bool) -> Result<()> {
 
 impl Cluster {
     fn site(&self, shape: &Shape, typical: u32) -> Result<Site> {
-        let (profile, devices) = subject::hardware(&self.hardware)?;
+        let (profile, cluster) = subject::hardware(&self.hardware)?;
+        let devices = cluster.devices;
         let price = match (self.price, &profile.device.price_per_hour) {
             (Some(price), _) => price,
             (None, Some(figure)) => figure.value,

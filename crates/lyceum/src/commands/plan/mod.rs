@@ -53,6 +53,13 @@ fn recipe(path: &Path, settings: &[String]) -> Result<Recipe> {
     }
 }
 
+/// Writes a chart into a folder, which is made if it is not there.
+fn draw(folder: &Path, name: &str, svg: &str) -> Result<()> {
+    std::fs::create_dir_all(folder).into_diagnostic().wrap_err_with(|| format!("cannot make {}", folder.display()))?;
+    let path = folder.join(name);
+    std::fs::write(&path, svg).into_diagnostic().wrap_err_with(|| format!("cannot write {}", path.display()))
+}
+
 /// A number with four digits and a decimal unit: 1.830 T, 277.0 G, 0.3559.
 fn figure(value: f64) -> String {
     let scales = [(1e12, "T"), (1e9, "G"), (1e6, "M")];

@@ -148,10 +148,10 @@ impl Serve {
         if let Some(file) = &self.fleet {
             return super::fleet::run(file, &shape, self.seed, self.json);
         }
-        let (profile, devices) = subject::hardware(self.hardware.as_deref().unwrap_or_default())?;
+        let (profile, cluster) = subject::hardware(self.hardware.as_deref().unwrap_or_default())?;
         let price = self.price(&profile)?;
         let deployment = self.deployment();
-        let copies = deployment.copies(devices).map_err(|error| misuse(error.to_string()))?;
+        let copies = deployment.copies(cluster.devices).map_err(|error| misuse(error.to_string()))?;
         let context = self.context.unwrap_or(shape.context);
         let load = self.load(context)?;
         let drafting = self.drafting()?;
@@ -359,11 +359,12 @@ impl Planned<'_> {
             row(
                 "Efficiency",
                 format!(
-                    "{:.0}% of peak, {:.0}% of bandwidth, {:.0}% of peak in attention, {:.0}% of links; {:.1} us a layer, {:.2} ms a step, {:.1} us a collective, {:.0} ms a request",
-                    100.0 * e.compute,
+                    "{:.0}% of peak ({:.0}% of the 8-bit one), {:.0}% of bandwidth, {:.0}% of peak in attention, {:.0}% of links; {:.1} us a layer, {:.2} ms a step, {:.1} us a collective, {:.0} ms a request",
+                    100.0 * e.products,
+                    100.0 * e.products_8bit,
                     100.0 * e.bandwidth,
                     100.0 * e.attention,
-                    100.0 * e.link,
+                    100.0 * e.links,
                     1e6 * e.layer_seconds,
                     1e3 * e.step_seconds,
                     1e6 * e.collective_seconds,

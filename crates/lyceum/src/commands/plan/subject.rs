@@ -3,8 +3,8 @@
 use crate::failure::misuse;
 use miette::{Context, IntoDiagnostic, Result, miette};
 use model::Checkpoint;
-use plan::Catalogue;
 use plan::profile::Profile;
+use plan::{Catalogue, Cluster};
 use spec::{DecoderConfig, HfConfig};
 use std::path::Path;
 
@@ -30,7 +30,7 @@ pub fn decoder(path: &Path) -> Result<DecoderConfig> {
 }
 
 /// `DEVICE:COUNT` or `PROFILE.toml:COUNT`: what the device reaches, and how many there are (one node if not given).
-pub fn hardware(text: &str) -> Result<(Profile, usize)> {
+pub fn hardware(text: &str) -> Result<(Profile, Cluster)> {
     let catalogue = Catalogue::embedded().into_diagnostic()?;
     let (name, count) = match text.rsplit_once(':') {
         Some((name, count)) => (name, Some(count)),
@@ -42,7 +42,7 @@ pub fn hardware(text: &str) -> Result<(Profile, usize)> {
         Profile::of(&catalogue, name).map_err(|error| misuse(error.to_string()))?
     };
     let cluster = profile.cluster(&catalogue, count).map_err(|error| misuse(error.to_string()))?;
-    Ok((profile, cluster.devices))
+    Ok((profile, cluster))
 }
 
 /// The text of a file.

@@ -1,16 +1,15 @@
 //! `lyceum plan train`: memory, time and money of a training run.
 
-use super::{columns, figure};
+use super::{columns, figure, subject};
 use crate::failure::misuse;
 use crate::output;
 use clap::Args;
 use miette::{IntoDiagnostic, Result, WrapErr};
 use plan::train::search::{Difference, why};
-use plan::train::{Candidate, Efficiency, Plan, Request, Storage, chart, last, plan, search};
-use plan::{Catalogue, Cluster, Job, Layout};
+use plan::train::{Candidate, Plan, Request, Storage, chart, last, plan, search};
+use plan::{Catalogue, Job, Layout};
 use serde_json::{Value, json};
 use spec::recipe::Recipe;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Say what a training run needs and costs: memory, step time, days, dollars
@@ -24,8 +23,8 @@ pub struct Train {
     /// The recipe, a TOML file
     recipe: PathBuf,
 
-    /// The devices: NAME:COUNT, h100:8192 say; the recipe's if not given
-    #[arg(long, value_name = "NAME:COUNT")]
+    /// The devices, an id of the catalogue or a profile's .toml, and how many: h100:8192, say; the recipe's if not given
+    #[arg(long, value_name = "DEVICE:COUNT")]
     hardware: Option<String>,
 
     /// Dollars for an hour of one device; what the catalogue says if not given
@@ -109,39 +108,30 @@ impl Train {
     }
 
     fn request(&self, recipe: &Recipe) -> Result<Request> {
-        let catalogue = Catalogue::embedded().into_diagnostic()?;
-        let hardware = &recipe.hardware;
-        let cluster = match (&self.hardware, &hardware.accelerator) {
-            (Some(text), _) => catalogue.cluster(text).map_err(|error| misuse(error.to_string()))?,
-            (None, Some(id)) => {
-                let accelerator = catalogue.get(id).into_diagnostic().wrap_err("hardware.accelerator")?.clone();
-                let devices = hardware.devices.unwrap_or(accelerator.devices_per_node);
-                Cluster { accelerator, devices }
-            }
-            (None, None) => {
+        let named = match (&self.hardware, &recipe.hardware.accelerator, recipe.hardware.devices) {
+            (Some(text), _, _) => text.clone(),
+            (None, Some(id), Some(devices)) => format!("{id}:{devices}"),
+            (None, Some(id), None) => id.clone(),
+            (None, None, _) => {
+                let catalogue = Catalogue::embedded().into_diagnostic()?;
                 let known: Vec<_> = catalogue.iter().map(|device| device.id.as_str()).collect();
                 let known = known.join(", ");
                 return Err(misuse(format!(
-                    "the recipe names no hardware: give --hardware NAME:COUNT; known are {known}"
+                    "the recipe names no hardware: give --hardware DEVICE:COUNT; known are {known}"
                 )));
             }
         };
-        let efficiency = Efficiency::of(&cluster.accelerator.id).into_diagnostic()?;
+        let (profile, cluster) = subject::hardware(&named)?;
         let storage = Storage { bandwidth: self.storage_bandwidth, restart: self.restart, ..Storage::default() };
-        Ok(Request { cluster, price: self.price, efficiency, storage })
+        Ok(Request { cluster, price: self.price, efficiency: profile.efficiency.training, storage })
     }
 }
 
 fn draw(folder: &Path, plan: &Plan) -> Result<()> {
-    let write = |name: &str, svg: String| {
-        let path = folder.join(name);
-        fs::write(&path, svg).into_diagnostic().wrap_err_with(|| format!("cannot write {}", path.display()))
-    };
-    fs::create_dir_all(folder).into_diagnostic().wrap_err_with(|| format!("cannot make {}", folder.display()))?;
     if let Some(stage) = plan.stages.last() {
-        write("waterfall.svg", chart::waterfall(&stage.step, plan.failures.goodput))?;
+        super::draw(folder, "waterfall.svg", &chart::waterfall(&stage.step, plan.failures.goodput))?;
     }
-    write("timeline.svg", chart::timeline(&plan.timeline))
+    super::draw(folder, "timeline.svg", &chart::timeline(&plan.timeline))
 }
 
 fn candidate_json(candidate: &Candidate) -> Value {

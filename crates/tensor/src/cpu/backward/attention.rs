@@ -8,6 +8,7 @@ use super::vector::{exp_less, lane_sum};
 use super::{RowsOf, columns_to_panel, product, transpose};
 use crate::buffer::{SharedRows, Tensor};
 use crate::cpu::Device;
+use crate::cpu::arithmetic::BACKWARD_PRODUCTS;
 use crate::cpu::attention::{AttentionSpec, Chunk};
 use crate::cpu::isa::Level;
 use crate::cpu::matrix::PANEL;
@@ -178,6 +179,7 @@ impl Device {
         dsinks: &mut [f32],
     ) {
         assert!(chunks.iter().all(|c| c.position == 0), "gradients run over whole sequences");
+        self.arithmetic.attend(BACKWARD_PRODUCTS, chunks, spec.window, spec.heads * head_dim);
         let level = self.level;
         let units: Vec<_> = chunks.iter().flat_map(|c| (0..kv_heads).map(move |h| (*c, h))).collect();
         let sums: Vec<_> = units.iter().map(|_| Mutex::new(vec![0f32; spec.heads])).collect();

@@ -116,6 +116,7 @@ impl Device {
         }
         let (inputs, outputs) = (dw.cols(), dw.rows());
         assert!(x.cols() == inputs && dy.cols() >= outputs && first + tokens <= dy.rows());
+        self.arithmetic.product(tokens, dw);
         let stride = tokens.next_multiple_of(PANEL) + PANEL;
         let panels = outputs.div_ceil(PANEL);
         let mut scratch = std::mem::take(&mut self.weight_scratch);
