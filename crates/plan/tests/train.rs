@@ -4,7 +4,7 @@ use plan::Efficiency;
 use plan::train::{Failures, Memory, Request, Storage, Timing, TrainError, chart, plan, published, search};
 use plan::{Catalogue, Job, Layout, LayoutError, StateBytes};
 use proptest::prelude::*;
-use spec::recipe::{LayoutRecipe, ModelRecipe, PipelineSchedule, Recipe};
+use spec::recipe::{Batch, LayoutRecipe, ModelRecipe, PipelineSchedule, Recipe};
 
 const RECIPE: &str = include_str!("../../../recipes/gpt4.toml");
 
@@ -61,7 +61,7 @@ fn without_experts_apart_it_does_not_fit_and_the_error_says_by_how_much() {
 #[test]
 fn nothing_fits_one_device() {
     let (_, job) = gpt4(&[]);
-    let error = search(&job, &request("h100:8"), 8192).unwrap_err().to_string();
+    let error = search(&job, &request("h100:8"), &Batch::Fixed(8192)).unwrap_err().to_string();
     assert!(error.contains("no layout") && error.contains("8 h100") && error.contains("lacks"), "{error}");
 }
 
@@ -224,7 +224,7 @@ proptest! {
 #[test]
 fn the_search_ranks_what_fits() {
     let (job, request) = (small(1), request("a100-40g:64"));
-    let found = search(&job, &request, 2048 * 512).unwrap();
+    let found = search(&job, &request, &Batch::Fixed(2048 * 512)).unwrap();
     assert!(found.len() > 10);
     assert!(found.windows(2).all(|pair| pair[0].step.seconds <= pair[1].step.seconds));
     assert!(found.iter().all(|candidate| candidate.memory.total() <= 40e9));
@@ -275,4 +275,14 @@ fn a_trainer_that_keeps_scores_holds_what_korthikanti_says() {
     };
     assert_eq!(bytes(plan::Recompute::Scores), 34.0 * 768.0);
     assert_eq!(bytes(plan::Recompute::Nothing), 34.0 * 768.0 + 5.0 * 12.0 * 1024.0);
+}
+
+/// Also where the batch ramps up, and few micro-batches hold more than many.
+#[test]
+fn what_search_finds_can_be_planned() {
+    let ((recipe, job), request) = (gpt4(&[]), request("h100:8192"));
+    for found in search(&job, &request, &recipe.train.batch).unwrap().iter().take(20) {
+        let planned = plan(&recipe, &job, &found.layout, &request).unwrap();
+        assert_eq!(planned.memory, found.memory);
+    }
 }

@@ -206,7 +206,7 @@ pub fn plan(recipe: &Recipe, job: &Job, layout: &Layout, request: &Request) -> R
 
 fn too_large(job: &Job, layout: &Layout, request: &Request, batch: &Batch, memory: Memory) -> TrainError {
     let limit = request.cluster.accelerator.memory.value;
-    let nearest = search(job, request, last(batch)).ok().and_then(|found| {
+    let nearest = search(job, request, batch).ok().and_then(|found| {
         let changes = |candidate: &Candidate| {
             let (a, b) = (candidate.layout.recipe, layout.recipe);
             [a.tensor != b.tensor, a.pipeline != b.pipeline, a.expert != b.expert, a.schedule != b.schedule]

@@ -1,10 +1,10 @@
 //! Which layout is the best that fits?
 
-use super::{Memory, Request, Step, Timing, TrainError};
+use super::{Memory, Request, Step, Timing, TrainError, last};
 use crate::layout::{Job, Layout};
 use crate::practice::Recompute;
 use serde::Serialize;
-use spec::recipe::{LayoutRecipe, PipelineSchedule};
+use spec::recipe::{Batch, LayoutRecipe, PipelineSchedule};
 
 /// A layout with what it needs and takes.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,7 +13,7 @@ pub struct Candidate {
     pub layout: Layout,
     /// The fullest device.
     pub memory: Memory,
-    /// A step of the batch that was searched for.
+    /// A step of the last batch.
     pub step: Step,
 }
 
@@ -24,11 +24,12 @@ const MICRO_BATCHES: [usize; 4] = [1, 2, 4, 8];
 /// Chunks of a stage that are tried.
 const CHUNKS: [usize; 4] = [2, 3, 4, 8];
 
-/// All layouts that fit, the fastest for a batch of `tokens` first.
+/// All layouts that fit with every batch of a ramp, the fastest for the last one first.
 ///
 /// # Errors
 /// None fits; with how near the nearest comes.
-pub fn search(job: &Job, request: &Request, tokens: u64) -> Result<Vec<Candidate>, TrainError> {
+pub fn search(job: &Job, request: &Request, batch: &Batch) -> Result<Vec<Candidate>, TrainError> {
+    let tokens = last(batch);
     request.validate()?;
     let limit = request.cluster.accelerator.memory.value;
     let mut fitting = Vec::new();
@@ -50,8 +51,12 @@ pub fn search(job: &Job, request: &Request, tokens: u64) -> Result<Vec<Candidate
             continue;
         }
         let Ok(schedule) = layout.schedule(micro_batches) else { continue };
+        // Of few micro-batches a schedule may hold more than of many.
+        let ramp = batch.stages().into_iter().map(|[_, tokens]| layout.schedule(layout.micro_batches(job, tokens)));
+        let Ok(ramp) = ramp.collect::<Result<Vec<_>, _>>() else { continue };
         for layout in [Layout { recompute: Recompute::Nothing, ..layout }, layout] {
-            let memory = Memory::worst(job, &layout, &schedule);
+            let each = ramp.iter().map(|schedule| Memory::worst(job, &layout, schedule));
+            let memory = each.fold(Memory::default(), |most, here| if here.total() > most.total() { here } else { most });
             if let Some(over) = over(memory) {
                 lacks(over, layout);
                 continue;

@@ -6,7 +6,7 @@ use crate::output;
 use clap::Args;
 use miette::{IntoDiagnostic, Result, WrapErr};
 use plan::train::search::{Difference, why};
-use plan::train::{Candidate, Plan, Request, Storage, chart, last, plan, search};
+use plan::train::{Candidate, Plan, Request, Storage, chart, plan, search};
 use plan::{Catalogue, Job, Layout};
 use serde_json::{Value, json};
 use spec::recipe::Recipe;
@@ -73,7 +73,7 @@ impl Train {
         request.validate().map_err(|error| misuse(error.to_string()))?;
         let found = match (self.search, &recipe.hardware.layout) {
             (false, Some(_)) => Vec::new(),
-            _ => search(&job, &request, last(&recipe.train.batch)).into_diagnostic()?,
+            _ => search(&job, &request, &recipe.train.batch).into_diagnostic()?,
         };
         let layout = match found.first() {
             Some(best) => best.layout,
