@@ -108,7 +108,7 @@ fn a_fleet_shuts_what_nobody_needs() {
 }
 
 #[test]
-fn the_fleet_of_the_repository_is_one() {
+fn slow_the_fleet_of_the_repository_is_one() {
     let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
     let arguments = args!["plan", "serve", recipes.join("gpt4.toml"), "--fleet", recipes.join("fleet.toml"), "--json"];
     let day = json(lyceum().args(arguments).output().unwrap());

@@ -56,7 +56,8 @@ pub fn search(job: &Job, request: &Request, batch: &Batch) -> Result<Vec<Candida
         let Ok(ramp) = ramp.collect::<Result<Vec<_>, _>>() else { continue };
         for layout in [Layout { recompute: Recompute::Nothing, ..layout }, layout] {
             let each = ramp.iter().map(|schedule| Memory::worst(job, &layout, schedule));
-            let memory = each.fold(Memory::default(), |most, here| if here.total() > most.total() { here } else { most });
+            let memory =
+                each.fold(Memory::default(), |most, here| if here.total() > most.total() { here } else { most });
             if let Some(over) = over(memory) {
                 lacks(over, layout);
                 continue;
