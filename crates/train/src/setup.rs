@@ -160,6 +160,7 @@ pub fn check(recipe: &Recipe, base: &Path, model: &Recipe) -> Result<(), TrainEr
 /// Where the first weights come from, and what they make up.
 fn start(recipe: &Recipe, base: &Path, tokenizer: &Tokenizer) -> Result<(Origin, HfConfig), TrainError> {
     let (origin, hf) = origin(recipe, base, tokenizer)?;
+    check_vocabulary(&hf.decoder, tokenizer)?;
     let mut hf = HfConfig { quantisation: None, dtype: Some("float32".into()), ..hf };
     if hf.eos.is_empty() {
         (hf.bos, hf.eos) = (tokenizer.bos(), tokenizer.eos().to_vec());
@@ -174,7 +175,7 @@ fn data(
     config: &DecoderConfig,
     tokenizer: &Arc<Tokenizer>,
 ) -> Result<(Mixture, Schedules), TrainError> {
-    check_fit(recipe, config, tokenizer)?;
+    check_fit(recipe, config)?;
     let mixture = Mixture::open(&recipe.data, base, tokenizer, recipe.train.seed)?;
     let schedules = Schedules::new(&recipe.train, recipe.data.context);
     mixture.check(schedules.samples())?;
@@ -245,12 +246,16 @@ fn with_choice_bias(origin: Origin, mut hf: HfConfig) -> Result<(Origin, HfConfi
     Ok((origin, hf))
 }
 
-/// Tokeniser, data and model must agree in their sizes.
-fn check_fit(recipe: &Recipe, config: &DecoderConfig, tokenizer: &Tokenizer) -> Result<(), TrainError> {
+fn check_vocabulary(config: &DecoderConfig, tokenizer: &Tokenizer) -> Result<(), TrainError> {
     if tokenizer.vocab_size() > config.vocab_size {
         let allowed = format!("the tokenizer has {} ids, and each needs a row", tokenizer.vocab_size());
         return Err(RecipeError::value("model.vocab_size", config.vocab_size, allowed).into());
     }
+    Ok(())
+}
+
+/// Data and model must agree in their sizes.
+fn check_fit(recipe: &Recipe, config: &DecoderConfig) -> Result<(), TrainError> {
     if recipe.data.context > config.max_context {
         let allowed = format!("the model was made for {} positions", config.max_context);
         return Err(RecipeError::value("data.context", recipe.data.context, allowed).into());
