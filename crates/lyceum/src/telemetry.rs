@@ -10,7 +10,8 @@ use tracing_subscriber::{EnvFilter, Registry};
 /// As long as this lives, what happens is told. Dropping it sends what the collector does not have yet.
 pub struct Telemetry {
     #[cfg(feature = "otlp")]
-    traces: Option<otlp::Traces>,
+    /// Sends what is left when it is dropped.
+    _traces: Option<otlp::Traces>,
 }
 
 impl Telemetry {
@@ -32,7 +33,7 @@ impl Telemetry {
     fn connect(collector: Option<&str>, layers: &mut Vec<Box<dyn Layer<Registry> + Send + Sync>>) -> Result<Self> {
         let traces = collector.map(otlp::Traces::to).transpose()?;
         layers.extend(traces.iter().map(otlp::Traces::layer));
-        Ok(Self { traces })
+        Ok(Self { _traces: traces })
     }
 
     #[cfg(not(feature = "otlp"))]
