@@ -9,8 +9,8 @@ use tracing_subscriber::{EnvFilter, Registry};
 
 /// As long as this lives, what happens is told. Dropping it sends what the collector does not have yet.
 pub struct Telemetry {
-    #[cfg(feature = "otlp")]
     /// Sends what is left when it is dropped.
+    #[cfg(feature = "otlp")]
     _traces: Option<otlp::Traces>,
 }
 

@@ -373,7 +373,7 @@ mod tests {
         let machine = Profile { device: device(&LIMITS), efficiency };
         let timings = Probes::new().predict(&machine, FORMATS).unwrap();
         let found = fit(&LIMITS, &timings, FORMATS).unwrap();
-        let close = |a: f64, b: f64| (a / b - 1.0).abs() < 0.02;
+        let close = |a: f64, b: f64| (a / b - 1.0).abs() < 0.01;
         let e = found.efficiency;
         assert!(close(e.products, 0.83) && close(e.bandwidth, 0.88) && close(e.attention, 0.3), "{e:?}");
         assert!(close(e.experts.unwrap(), 0.7) && close(e.hidden, 0.3), "{e:?}");

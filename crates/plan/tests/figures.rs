@@ -18,12 +18,11 @@ fn rows(settings: &[&str]) -> Vec<Row> {
 }
 
 /// The values elsewhere take 111 and 55 billion as the report rounds them where the recipe has 110.98 and 54.73, and 2.15e25 FLOP where the recipe comes to
-/// 2.158e25; the memory of L03 was estimated there with rounded parts.
+/// 2.158e25; the roofline and the memory of L03 were estimated there with rounded parts.
 fn tolerance(id: &str) -> f64 {
     match id {
         "L03" => 0.03,
-        // There, 120 layers are divided evenly over 16 stages; here the slowest stage has 8 of them, and hops cost little.
-        "I19" | "I20" | "I22" => 0.03,
+        "I19" | "I20" | "I22" => 0.02,
         // K, V and routers are held whole by every rank of a tensor-parallel group.
         "L07" => 0.005,
         "T02_90d" | "T02_100d" | "T05" | "D04" => 0.006,
@@ -90,8 +89,7 @@ fn changing_the_recipe_changes_what_depends_on_it_and_nothing_else() {
         ("model.head_dim=256", attention),
         // Eight K/V heads over eight ranks: a rank holds one, as before.
         ("model.kv_heads=8", sizes.replace(" L03 L07", "")),
-        // The head stands on a stage with a layer less than the slowest.
-        ("model.vocab_size=200704", sizes.replace(" I29", "").replace(" I19 I20 I22", "")),
+        ("model.vocab_size=200704", sizes.replace(" I29", "")),
         ("model.experts=32", format!("{total} P03 P04 P09 D01 T01 T02_90d T02_100d T05 I29 B01 I11 I12")),
         ("model.top_k=4", format!("{active} B01 I11 I12 I19 I20 I22 L03")),
         ("train.tokens=15000000000000", "D02 D04 B03 T01 T02_90d T02_100d T05".to_owned()),
@@ -126,9 +124,7 @@ fn every_given_number_and_every_price_counts() {
     let names: Vec<_> = whole.facts.given_names().map(str::to_owned).collect();
     for name in names {
         let mut other = whole.clone();
-        // Half of the tensor ranks: twice as many would not divide the heads.
-        let factor = if name == "serve_tensor" { 0.5 } else { 2.0 };
-        other.facts.set_given(&name, factor * other.facts.given(&name));
+        other.facts.set_given(&name, 2.0 * other.facts.given(&name));
         assert!(!changed(&before, &table(&other).unwrap()).is_empty(), "nothing depends on {name}");
     }
 }
@@ -152,7 +148,7 @@ fn figures_solved_backwards_hold_forwards() {
     };
     // The report's $0.0021 is 4096 users at reading speed, in 8 bits: in 16 it would need more than the whole bandwidth.
     let fp8 = find("0.0021", "fp8 weights, 4096", "bandwidth");
-    assert!(fp8.possible && (fp8.value.unwrap() - 0.8).abs() < 0.03, "{fp8:?}");
+    assert!(fp8.possible && (fp8.value.unwrap() - 0.8).abs() < 0.02, "{fp8:?}");
     let f16 = find("0.0021", "f16 weights, 4096", "bandwidth");
     assert!(!f16.possible && f16.value.unwrap() > 1.2, "{f16:?}");
     let days = find("$63M", "25000 devices at $1", "days");

@@ -1,8 +1,7 @@
 //! Charts of the claims, as SVG.
 
 use super::decode::{Decode, price};
-use super::{FiguresError, Inputs, Row};
-use crate::hardware::{Accelerator, Precision};
+use super::{Inputs, Row};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 960.0;
@@ -54,14 +53,9 @@ pub fn claims(rows: &[Row]) -> String {
 }
 
 /// Dollars for a thousand tokens by the sequences in flight, beside the report's two prices.
-///
-/// # Errors
-/// A model that the report's cluster does not divide.
-pub fn prices(inputs: &Inputs) -> Result<String, FiguresError> {
-    let curves = [
-        ("H100, fp8", &inputs.h100, Precision::Fp8, "h100_bandwidth_share", "#3b6ea5", "I20"),
-        ("A100, f16", inputs.a100(), Precision::F16, "a100_bandwidth_share", "#b5533c", "I19"),
-    ];
+pub fn prices(inputs: &Inputs) -> String {
+    let curves =
+        [("H100, fp8", inputs.decode_h100(), "#3b6ea5", "I20"), ("A100, f16", inputs.decode_a100(), "#b5533c", "I19")];
     let height = 420.0;
     let mut svg = open(height, "Dollars for 1,000 tokens, by sequences in flight in all 16 stages");
     let (top, bottom) = (HEAD, height - 40.0);
@@ -76,10 +70,11 @@ pub fn prices(inputs: &Inputs) -> Result<String, FiguresError> {
         line(&mut svg, (LEFT, y(dollars)), (WIDTH - 120.0, y(dollars)), "#eee");
         text(&mut svg, (LEFT - 8.0, y(dollars) + 4.0), "end", &format!("${dollars}"));
     }
-    for (name, device, precision, share, colour, claim) in curves {
-        let decode = Decode::new(inputs, device, precision, inputs.given(share))?;
+    for (name, decode, colour, claim) in curves {
         let at = |step: i32| 64.0 * 2f64.powf(f64::from(step) / 4.0);
-        let points: Vec<_> = (0..=32).map(|step| point(&decode, device, at(step), (&x, &y))).collect();
+        let dollars = |sequences| Decode { sequences, ..decode }.dollars(inputs, price(decode.accelerator));
+        let point = |sequences| format!("{:.1},{:.1}", x(sequences), y(dollars(sequences)));
+        let points: Vec<_> = (0..=32).map(|step| point(at(step))).collect();
         let _ = write!(
             svg,
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
@@ -95,17 +90,7 @@ pub fn prices(inputs: &Inputs) -> Result<String, FiguresError> {
         text(&mut svg, (WIDTH - 116.0, y(said) + 4.0), "start", &format!("{name}: ${said}"));
     }
     svg.push_str("</svg>\n");
-    Ok(svg)
-}
-
-/// A point of a curve, as SVG writes it.
-fn point(
-    decode: &Decode,
-    device: &Accelerator,
-    sequences: f64,
-    (x, y): (&dyn Fn(f64) -> f64, &dyn Fn(f64) -> f64),
-) -> String {
-    format!("{:.1},{:.1}", x(sequences), y(decode.dollars(sequences, price(device))))
+    svg
 }
 
 fn open(height: f64, title: &str) -> String {

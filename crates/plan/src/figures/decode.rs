@@ -1,86 +1,83 @@
-//! How fast does the report's cluster decode, if data sheets hold but for a share of the bandwidth? The planner's own roofline, with nothing fixed in it.
+//! How fast does a pipeline decode, if memory is the limit?
 
 use super::Inputs;
-use crate::efficiency::Efficiency;
 use crate::hardware::{Accelerator, Precision};
-use crate::serve::{Formats, Layout, LayoutError, Price, Roofline, Shape, Work};
+use crate::link::Group;
 
-/// The report's cluster, decoding: every stage has its share of the sequences at any time.
-#[derive(Clone, Debug)]
-pub struct Decode {
-    roofline: Roofline,
-    /// Tokens that each sequence sees, in the mean.
-    context: f64,
+/// A cluster that decodes, every stage with its share of the sequences at any time.
+#[derive(Clone, Copy, Debug)]
+pub struct Decode<'a> {
+    /// The device.
+    pub accelerator: &'a Accelerator,
+    /// What weights are stored and multiplied in. K and V are 16 bits wide.
+    pub precision: Precision,
+    /// Share of the memory bandwidth that is reached.
+    pub bandwidth_share: f64,
+    /// Sequences in all stages together.
+    pub sequences: f64,
+    /// Tokens that each sees, in the mean.
+    pub context: f64,
 }
 
-impl Decode {
-    /// On this device, with weights stored and multiplied in `precision` (K and V are 16 bits wide), at a share of the memory bandwidth and of nothing else.
-    ///
-    /// # Errors
-    /// A model that the report's cluster does not divide.
-    pub fn new(
-        inputs: &Inputs,
-        device: &Accelerator,
-        precision: Precision,
-        bandwidth: f64,
-    ) -> Result<Self, LayoutError> {
-        let degree = |name: &str| inputs.given(name) as usize;
-        let layout = Layout { tensor: degree("serve_tensor"), pipeline: degree("serve_pipeline"), ..Layout::ONE };
-        let efficiency = Efficiency { bandwidth, ..Efficiency::IDEAL };
-        let roofline =
-            Roofline::new(&Shape::of(&inputs.job.config), layout, Formats::of(precision), device, efficiency)?;
-        Ok(Self { roofline, context: inputs.given("decode_context") })
+impl Decode<'_> {
+    /// Tokens per second of the whole cluster. A stage's step reads the weights of the experts that its rows visit, and their K and V, which with a single K/V head
+    /// every rank of the tensor-parallel group holds; then ranks add up twice a layer, and the rows go on to the next stage.
+    pub(super) fn tokens_per_second(&self, inputs: &Inputs) -> f64 {
+        let rows = self.sequences / inputs.given("serve_pipeline");
+        rows / self.stage_seconds(inputs)
     }
 
-    /// Tokens per second of the whole cluster with so many sequences in all stages together.
-    pub fn tokens_per_second(&self, sequences: f64) -> f64 {
-        sequences / self.price(sequences).cycle()
+    pub(super) fn stage_seconds(&self, inputs: &Inputs) -> f64 {
+        let (tensor, stages) = (inputs.given("serve_tensor"), inputs.given("serve_pipeline"));
+        let rows = self.sequences / stages;
+        let config = &inputs.job.config;
+        let memory = self.stage_bytes(inputs) / (self.accelerator.bandwidth.value * self.bandwidth_share);
+        let flops = 2.0 * rows * inputs.active() / (tensor * stages);
+        let compute = flops / self.accelerator.peak(self.precision);
+        let message = rows * config.hidden_size as f64 * 2.0;
+        let group = Group::new(self.accelerator, tensor as usize, 1, 1.0);
+        let sums = 2.0 * config.layers.len() as f64 / stages * group.all_reduce(message);
+        let hop = Group::new(self.accelerator, 2, self.accelerator.devices_per_node, 1.0).send(message);
+        memory.max(compute) + sums + hop
+    }
+
+    /// Bytes that a device reads in a step of its stage.
+    pub(super) fn stage_bytes(&self, inputs: &Inputs) -> f64 {
+        let (tensor, stages) = (inputs.given("serve_tensor"), inputs.given("serve_pipeline"));
+        let rows = self.sequences / stages;
+        let config = &inputs.job.config;
+        let routed = inputs.count.expert() as f64 * inputs.experts();
+        let touched = 1.0 - (1.0 - inputs.visited() / inputs.experts().max(1.0)).powf(rows);
+        let weights = (inputs.parameters() - routed + routed * touched) * self.precision.bytes() / (tensor * stages);
+        let copies = (tensor / config.kv_heads as f64).max(1.0);
+        weights + rows * self.context * inputs.kv_bytes() / stages * copies / tensor
     }
 
     /// Dollars for a thousand tokens at `price` for a device-hour.
-    pub fn dollars(&self, sequences: f64, price: f64) -> f64 {
-        let devices = self.roofline.layout().devices() as f64;
-        devices * price / 3600.0 / self.tokens_per_second(sequences) * 1000.0
-    }
-
-    /// Whether weights, and K and V of so many sequences, fit the memory of all devices together, not a byte kept for anything else.
-    pub(super) fn fits(&self, sequences: f64) -> bool {
-        let (layout, shape, formats) = (self.roofline.layout(), self.roofline.shape(), self.roofline.formats());
-        let devices = layout.devices() as f64;
-        // What each device has of a layer, all devices of its stage have.
-        let of_layer = |layer: &crate::serve::LayerShape| layer.kv / layout.kv_split(layer);
-        let kv = shape.layers.iter().map(of_layer).sum::<f64>() * formats.cache.bytes() * self.context;
-        let weights = shape.parameters * formats.weights.bytes();
-        weights + sequences * kv * layout.tensor as f64 <= self.roofline.device().memory.value * devices
-    }
-
-    fn price(&self, sequences: f64) -> Price {
-        let rows = sequences / self.roofline.layout().pipeline as f64;
-        self.roofline.price(&Work::decode(self.roofline.windows(), rows, self.context))
+    pub(super) fn dollars(&self, inputs: &Inputs, price: f64) -> f64 {
+        inputs.serving() * price / 3600.0 / self.tokens_per_second(inputs) * 1000.0
     }
 }
 
 impl Inputs {
     /// The report's cluster of the device that it trains on, with 16-bit weights.
-    pub(super) fn decode_a100(&self) -> Result<Decode, LayoutError> {
-        Decode::new(self, self.a100(), Precision::F16, self.given("a100_bandwidth_share"))
+    pub(super) fn decode_a100(&self) -> Decode<'_> {
+        self.decode(self.a100(), Precision::F16, "a100_bandwidth_share")
     }
 
     /// The report's cluster of H100, with 8-bit weights.
-    pub(super) fn decode_h100(&self) -> Result<Decode, LayoutError> {
-        Decode::new(self, &self.h100, Precision::Fp8, self.given("h100_bandwidth_share"))
+    pub(super) fn decode_h100(&self) -> Decode<'_> {
+        self.decode(&self.h100, Precision::Fp8, "h100_bandwidth_share")
     }
 
-    /// Dollars for a thousand tokens of [`Inputs::decode_a100`]; NaN, which no table lets pass, if the cluster does not divide the model.
-    pub(super) fn dollars_a100(&self) -> f64 {
-        let dollars = |decode: Decode| decode.dollars(self.given("decode_sequences"), price(self.a100()));
-        self.decode_a100().map_or(f64::NAN, dollars)
-    }
-
-    /// The same of [`Inputs::decode_h100`].
-    pub(super) fn dollars_h100(&self) -> f64 {
-        let dollars = |decode: Decode| decode.dollars(self.given("decode_sequences"), price(&self.h100));
-        self.decode_h100().map_or(f64::NAN, dollars)
+    fn decode<'a>(&self, accelerator: &'a Accelerator, precision: Precision, share: &str) -> Decode<'a> {
+        Decode {
+            accelerator,
+            precision,
+            bandwidth_share: self.given(share),
+            sequences: self.given("decode_sequences"),
+            context: self.given("decode_context"),
+        }
     }
 }
 

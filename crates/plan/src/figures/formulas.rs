@@ -2,7 +2,7 @@
 
 use super::Inputs;
 use super::decode::price;
-use crate::hardware::Precision::{Bf16, F16, Fp8, Int8, Tf32};
+use crate::hardware::Precision::{Bf16, Int8, Tf32};
 use crate::train::{Failures, Storage};
 use spec::DecoderConfig;
 
@@ -182,18 +182,18 @@ fn serving() -> Vec<Formula> {
         by("I16", "2 bytes x parameters / devices", |i| 2.0 * i.parameters() / i.serving()),
         by("I17", "(92% of memory - weights - 2 GB) / K and V of 8k tokens", |i| sequences(i, i.context())),
         by("I18", "the same of 32k tokens", |i| sequences(i, i.given("long_context"))),
-        by(
-            "I19",
-            "devices x price / tokens a second: roofline, f16, the share of bandwidth that makes it true",
-            Inputs::dollars_a100,
-        ),
-        by("I20", "devices x price / tokens a second: roofline, fp8, 80% of bandwidth", Inputs::dollars_h100),
+        by("I19", "devices x price / tokens a second: roofline, f16, 61% of bandwidth", |i| {
+            i.decode_a100().dollars(i, price(i.a100()))
+        }),
+        by("I20", "devices x price / tokens a second: roofline, fp8, 80% of bandwidth", |i| {
+            i.decode_h100().dollars(i, price(&i.h100))
+        }),
         by("I21", "price ratio x bandwidth ratio x 2 (fp8)", |i| {
             let bandwidth = i.h100.bandwidth.value / i.a100().bandwidth.value;
-            let bytes = F16.bytes() / Fp8.bytes();
+            let bytes = i.decode_a100().precision.bytes() / i.decode_h100().precision.bytes();
             bandwidth * bytes * price(i.a100()) / price(&i.h100)
         }),
-        by("I22", "100 x dollars", |i| 100.0 * i.dollars_a100()),
+        by("I22", "100 x dollars", |i| 100.0 * i.decode_a100().dollars(i, price(i.a100()))),
         by("I23", "1 / (stages x weight bytes / bandwidth)", |i| {
             let stage = 2.0 * i.parameters() / i.serving() / i.a100().bandwidth.value;
             1.0 / (i.given("serve_pipeline") * stage)

@@ -29,8 +29,8 @@ pub struct Solution {
 /// # Errors
 /// A recipe or catalogue that no number comes out of.
 pub fn solve(inputs: &Inputs) -> Result<Vec<Solution>, FiguresError> {
-    let mut all = decode(inputs, "I20", &inputs.h100, &[Precision::F16, Precision::Fp8, Precision::Int8])?;
-    all.extend(decode(inputs, "I19", inputs.a100(), &[Precision::F16, Precision::Int8])?);
+    let mut all = decode(inputs, "I20", &inputs.h100, &[Precision::F16, Precision::Fp8, Precision::Int8]);
+    all.extend(decode(inputs, "I19", inputs.a100(), &[Precision::F16, Precision::Int8]));
     all.extend(utilisation(inputs));
     all.extend(money(inputs));
     let broken = all.iter().find(|solution| solution.value.is_some_and(|value| !value.is_finite()));
@@ -41,12 +41,7 @@ pub fn solve(inputs: &Inputs) -> Result<Vec<Solution>, FiguresError> {
 }
 
 /// What makes a price of decoding true: the share of the bandwidth by precision and batch, and the batch at a share that is reached.
-fn decode(
-    inputs: &Inputs,
-    claim: &str,
-    accelerator: &Accelerator,
-    precisions: &[Precision],
-) -> Result<Vec<Solution>, FiguresError> {
+fn decode(inputs: &Inputs, claim: &str, accelerator: &Accelerator, precisions: &[Precision]) -> Vec<Solution> {
     let dollars = inputs.reported(claim);
     let needed = inputs.serving() * price(accelerator) / 3600.0 / dollars * 1000.0;
     let share = inputs.given("h100_bandwidth_share");
@@ -57,15 +52,18 @@ fn decode(
     );
     let mut all = Vec::new();
     for &precision in precisions {
-        // The layout is checked here; what is solved for changes nothing about it.
-        let usual = Decode::new(inputs, accelerator, precision, share)?;
-        let speed = |sequences: f64, share: f64| {
-            let decode = Decode::new(inputs, accelerator, precision, share);
-            decode.map_or(f64::NAN, |decode| decode.tokens_per_second(sequences))
+        let at = |sequences: f64, bandwidth_share: f64| Decode {
+            accelerator,
+            precision,
+            bandwidth_share,
+            sequences,
+            context: inputs.given("decode_context"),
         };
+        let weights = inputs.parameters() * precision.bytes() / inputs.serving();
         for sequences in [1024.0, 2048.0, 4096.0, 8192.0] {
-            let value = bisect(|share| speed(sequences, share) - needed, 1e-3, 1e3);
-            let fits = usual.fits(sequences);
+            let speed = |share: f64| at(sequences, share).tokens_per_second(inputs);
+            let value = bisect(|share| speed(share) - needed, 1e-3, 1e3);
+            let fits = at(sequences, 1.0).kv_held(inputs) + weights <= accelerator.memory.value;
             let room = if fits { "" } else { "; K and V do not fit" };
             all.push(Solution {
                 target: target.clone(),
@@ -76,8 +74,8 @@ fn decode(
                 note: format!("{:.2} tokens/s a user{room}", needed / sequences),
             });
         }
-        let value = bisect(|sequences| usual.tokens_per_second(sequences) - needed, 16.0, 65_536.0);
-        let fits = value.is_some_and(|n| usual.fits(n));
+        let value = bisect(|sequences| at(sequences, share).tokens_per_second(inputs) - needed, 16.0, 65_536.0);
+        let fits = value.is_some_and(|n| at(n, 1.0).kv_held(inputs) + weights <= accelerator.memory.value);
         let user = value.map_or_else(String::new, |n| format!("{:.2} tokens/s a user", needed / n));
         all.push(Solution {
             target: target.clone(),
@@ -88,7 +86,16 @@ fn decode(
             note: if fits || value.is_none() { user } else { format!("{user}; K and V do not fit") },
         });
     }
-    Ok(all)
+    all
+}
+
+impl Decode<'_> {
+    /// Bytes of K and V on a device: with one K/V head, each rank of a tensor-parallel group has them all.
+    fn kv_held(&self, inputs: &Inputs) -> f64 {
+        let (tensor, stages) = (inputs.given("serve_tensor"), inputs.given("serve_pipeline"));
+        let copies = (tensor / inputs.job.config.kv_heads as f64).max(1.0);
+        self.sequences * self.context * inputs.kv_bytes() / stages * copies / tensor
+    }
 }
 
 /// What makes 32 and 36% of the peak true: the share that kernels must reach, by chunks a stage and recomputation.

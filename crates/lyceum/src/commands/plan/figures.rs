@@ -57,7 +57,7 @@ impl Figures {
         }
         if let Some(folder) = &self.svg {
             super::draw(folder, "claims.svg", &chart::claims(&rows))?;
-            super::draw(folder, "prices.svg", &chart::prices(&inputs).into_diagnostic()?)?;
+            super::draw(folder, "prices.svg", &chart::prices(&inputs))?;
         }
         rows.retain(|row| self.id.is_empty() || self.id.contains(&row.id));
         let solutions = if self.id.is_empty() { solve(&inputs).into_diagnostic()? } else { Vec::new() };
